@@ -1,0 +1,181 @@
+"""The paper's inner loop: starts -> scores -> top k -> refine -> best (Bidart & Wong 2019, section 3).
+
+    alpha*(x) = argmin_alpha J(alpha; x)
+
+Every function here is written for one example; `search` is the one place where examples are vmapped.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from avae.model import Params, Search, check_images
+from avae.objective import pose_loss, predict
+from avae.solvers import SOLVERS, CompositeLoss, linearise
+from avae.transforms import Transform
+from avae.warp import warp_one
+
+Loss = Callable[[Any, Array], Array]
+
+
+class Info(NamedTuple):
+    """What a human may want to know of a search.
+
+    Attributes:
+      start_losses: loss of every start [B, n_starts]; not finite where the loss was not.
+      kept: indices of the refined starts, best first [B, top_k].
+      identity_loss: loss without any transform [B].
+      accepted: refinement steps of the winner that lowered its loss [B].
+      finite: whether the loss at the pose that is returned is finite [B].
+    """
+
+    start_losses: Array
+    kept: Array
+    identity_loss: Array
+    accepted: Array
+    finite: Array
+
+
+class Found(NamedTuple):
+    """The result of a search: poses [B, size], their losses [B], and `info`."""
+
+    alpha: Array
+    loss: Array
+    info: Info
+
+
+class Alignment(NamedTuple):
+    """The result of `align`.
+
+    Attributes:
+      alpha: the pose found for each image [B, size]; `transform` says in which units.
+      matrix: its pull map tau_alpha* [B, d, d+1].
+      loss: J at alpha*, z at the posterior mean, in nats [B]. A maximum over poses: not a bound on log p(x).
+      std: standard deviation of the pose [B, dof], from the curvature of J at this one mode (Laplace), in the units
+        of a tangent step; infinite along a direction in which the image says nothing.
+      canonical: tau_alpha* x, what the encoder sees [B, *space, C].
+      reconstruction: tau_alpha*^-1 dec(mu), in the frame of x [B, *space, C].
+      latent: posterior mean [B, z].
+      info: see `Info`.
+    """
+
+    alpha: Array
+    matrix: Array
+    loss: Array
+    std: Array
+    canonical: Array
+    reconstruction: Array
+    latent: Array
+    info: Info
+
+
+def align(
+    params: Params,
+    x: ArrayLike,
+    *,
+    key: Array | None = None,
+    search: Search | None = None,
+    transform: Transform | None = None,
+) -> Alignment:
+    """Finds, for each image, the pose at which the VAE explains it best.
+
+    Args:
+      params: a trained model.
+      x: images [B, H, W, C] (volumes [B, D, H, W, C]), float; in [0, 1] for the Bernoulli likelihood.
+      key: draws the starts within their strata; None takes the centres, so that the result is deterministic.
+      search: settings; None for the model's own.
+      transform: the family searched; None for the model's own.
+
+    Returns:
+      An `Alignment`. Nothing is raised inside compiled code: see `info.finite`.
+
+    Raises:
+      ValueError: if x has the wrong shape, dtype or range, or the transform another dimension than the model's.
+    """
+    transform = transform or params.model.transform
+    if transform.dim != params.model.transform.dim:
+        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {transform}")
+    return _align(params, check_images(x, params.model), key, search or params.model.search, transform)
+
+
+def search(
+    loss_fn: Loss, x: Any, transform: Transform, *, key: Array | None = None, settings: Search | None = None
+) -> Found:
+    """The generic inner loop, for any per-example loss.
+
+    Args:
+      loss_fn: (x, alpha) -> scalar for one example. A `CompositeLoss` can be refined by Gauss-Newton, any other by
+        Adam. It is a static argument: pass the same object again to use the compiled search again.
+      x: a pytree of arrays with a leading batch axis.
+      transform: the family of poses.
+      key: draws the starts within their strata; None takes the centres.
+      settings: search settings; None for Gauss-Newton where the loss allows it, else the paper's Adam.
+
+    Returns:
+      `Found`: the best pose seen for each example.
+
+    Raises:
+      ValueError: if Gauss-Newton is asked for with a loss that has no structure, or the batch is empty.
+    """
+    composite = isinstance(loss_fn, CompositeLoss)
+    settings = settings or (Search() if composite else Search(top_k=8, n_steps=20, solver="adam"))
+    if settings.solver == "gauss_newton" and not composite:
+        raise ValueError('solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"')
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1 or sizes & {(), (0,)}:
+        raise ValueError(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
+    return _jit_search(loss_fn, x, transform, key, settings)
+
+
+def search_batch(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search) -> Found:
+    """`search` without its checks, for use inside compiled code."""
+    starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of sampling positions per start
+    return jax.vmap(lambda x: search_one(loss_fn, x, starts, transform, settings))(x)
+
+
+def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
+    """Starts -> scores -> top k -> refine -> best, for one example."""
+    scores = lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
+    losses = jnp.where(jnp.isfinite(scores), scores, jnp.inf)
+    _, kept = lax.top_k(-losses, settings.top_k)
+
+    refine = SOLVERS[settings.solver]
+    refined = jax.vmap(lambda alpha: refine(loss_fn, x, alpha, transform, settings))(starts[kept])
+    best = jnp.argmin(jnp.where(jnp.isfinite(refined.loss), refined.loss, jnp.inf))
+
+    alpha, loss = refined.alpha[best], refined.loss[best]
+    info = Info(scores, kept, scores[0], refined.accepted[best], jnp.isfinite(loss))  # start 0 is the identity
+    return Found(alpha, loss, info)
+
+
+@functools.partial(jax.jit, static_argnames=("loss_fn", "transform", "settings"))
+def _jit_search(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search) -> Found:
+    return search_batch(loss_fn, x, transform, key, settings)
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "transform"))
+def _align(params: Params, x: Array, key: Array | None, settings: Search, transform: Transform) -> Alignment:
+    loss_fn = pose_loss(params, transform)
+    found = search_batch(loss_fn, x, transform, key, settings)
+
+    def describe(x: Array, found: Found) -> Alignment:
+        matrix = transform.matrix(found.alpha)
+        prediction = predict(params, x, transform, found.alpha)
+        precision = linearise(loss_fn, x, found.alpha, transform).hessian
+        return Alignment(
+            alpha=found.alpha,
+            matrix=matrix,
+            loss=found.loss,
+            std=jnp.sqrt(jnp.diag(jnp.linalg.inv(precision))),
+            canonical=warp_one(x, matrix),
+            reconstruction=prediction.mean,
+            latent=prediction.mu,
+            info=found.info,
+        )
+
+    return jax.vmap(describe)(x, found)

@@ -1,0 +1,123 @@
+"""J(alpha; x), the negative ELBO of log p(x | alpha), and its terms: the paper's equation, in its order.
+
+    J(alpha; x) = -E_{z ~ q(z | tau_alpha x)} [ log p(x | tau_alpha^-1 dec(z)) ] + KL( q(z | tau_alpha x) || p(z) )
+
+The input is brought to the canonical frame, encoded and decoded there, and the reconstruction is brought *back*
+and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from avae.model import Model, Params, check_images
+from avae.solvers import CompositeLoss
+from avae.transforms import Transform
+from avae.vae import Posterior
+from avae.warp import warp_one
+
+
+class Terms(NamedTuple):
+    """The terms of J in nats, summed over pixels; `total` = `reconstruction` + `kl`. Scalars, or [B] for a batch."""
+
+    reconstruction: Array
+    kl: Array
+    total: Array
+
+
+class Prediction(NamedTuple):
+    """All that J depends on once x is given: the pixel means in the frame of x, and the posterior."""
+
+    mean: Array
+    mu: Array
+    logvar: Array
+
+
+def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key: Array | None = None) -> Terms:
+    """The terms of J at given poses.
+
+    Args:
+      params: the model.
+      x: images [B, *space, C].
+      alpha: poses [B, size]; None for a plain VAE, without any warp.
+      key: draws one z per image; None puts z at the posterior mean.
+
+    Returns:
+      `Terms`, each [B], in nats (Bidart & Wong 2019, eq. 2, with the KL of each image on its own).
+
+    Raises:
+      ValueError: if x or alpha has the wrong shape, dtype or range.
+    """
+    x = check_images(x, params.model)
+    if alpha is not None:
+        alpha = jnp.asarray(alpha, jnp.float32)
+        expected = (x.shape[0], params.model.transform.size)
+        if alpha.shape != expected:
+            raise ValueError(f"alpha: expected one pose per image, shape {expected}, got {alpha.shape}")
+    return batch_terms(params, x, alpha, key)
+
+
+def batch_terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
+    """`objective` without its checks, for use inside compiled code: the one place where J is vmapped."""
+    keys = None if key is None else jax.random.split(key, x.shape[0])
+    axes = (None, 0, None if alpha is None else 0, None if keys is None else 0)
+    return jax.vmap(terms, in_axes=axes)(params, x, alpha, keys)
+
+
+def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
+    """The terms of J for one example; `alpha` None: no warp, straight from the decoder's raw output."""
+    model, weights = params.model, params.weights
+    if alpha is None:
+        posterior = model.encode(weights, x)
+        raw = model.networks.decode(weights, latent(posterior, key))
+        return _terms(-model.likelihood.log_prob_raw(weights, x, raw), posterior)
+    return score(params, x, predict(params, x, model.transform, alpha, key))
+
+
+def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None) -> Prediction:
+    """tau_alpha x -> q(z) -> dec(z) -> tau_alpha^-1 dec(z), for one example."""
+    canonical = warp_one(x, transform.matrix(alpha))
+    posterior = params.model.encode(params.weights, canonical)
+    decoded = params.model.decode(params.weights, latent(posterior, key))
+    return Prediction(warp_one(decoded, transform.inverse(alpha)), *posterior)
+
+
+def score(params: Params, x: Array, prediction: Prediction) -> Terms:
+    """The terms of J from what was predicted, for one example."""
+    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean)
+    return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
+
+
+def fisher(params: Params, x: Array, prediction: Prediction) -> Prediction:
+    """Curvature of J in each predicted number: Fisher information of the pixels, Hessian of the KL."""
+    pixels = params.model.likelihood.fisher(params.weights, prediction.mean)
+    return Prediction(pixels, jnp.ones_like(prediction.mu), 0.5 * jnp.exp(prediction.logvar))
+
+
+def pose_loss(params: Params, transform: Transform) -> CompositeLoss:
+    """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it."""
+    return CompositeLoss(
+        predict=lambda x, alpha: predict(params, x, transform, alpha),
+        score=lambda x, prediction: score(params, x, prediction).total,
+        curvature=lambda x, prediction: fisher(params, x, prediction),
+    )
+
+
+def latent(posterior: Posterior, key: Array | None) -> Array:
+    """z = mu + sigma eps (the reparameterisation of Kingma & Welling 2014), or mu where no key is given."""
+    if key is None:
+        return posterior.mu
+    return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(key, posterior.mu.shape)
+
+
+def gaussian_kl(posterior: Posterior) -> Array:
+    """KL(N(mu, sigma^2) || N(0, I)) in nats (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * jnp.sum(posterior.mu**2 + jnp.exp(posterior.logvar) - posterior.logvar - 1)
+
+
+def _terms(reconstruction: Array, posterior: Posterior) -> Terms:
+    kl = gaussian_kl(posterior)
+    return Terms(reconstruction, kl, reconstruction + kl)

@@ -1,0 +1,117 @@
+"""Refinement of one pose for one example: Adam (the paper's) and damped Gauss-Newton by forward mode.
+
+A pose has few entries, so derivatives with respect to it are pushed forward (`jvp`): about one extra forward pass
+per entry, no stored activations, and no scatter, which the image gradient of a warp would need.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from avae.model import Search
+from avae.transforms import Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositeLoss:
+    """A per-example loss that Gauss-Newton can use: loss(x, alpha) = score(x, predict(x, alpha)).
+
+    Attributes:
+      predict: (x, alpha) -> u, any pytree of arrays; the only part that is linearised.
+      score: (x, u) -> scalar, convex in u.
+      curvature: (x, u) -> pytree like u: the diagonal of the score's Hessian or Fisher information in u.
+    """
+
+    predict: Callable[[Any, Array], Any]
+    score: Callable[[Any, Any], Array]
+    curvature: Callable[[Any, Any], Any]
+
+    def __call__(self, x: Any, alpha: Array) -> Array:
+        """The loss itself, a scalar."""
+        return self.score(x, self.predict(x, alpha))
+
+
+class Local(NamedTuple):
+    """A loss near one pose, in tangent coordinates: value [], gradient [dof], Gauss-Newton matrix [dof, dof]."""
+
+    value: Array
+    gradient: Array
+    hessian: Array
+
+
+class Refined(NamedTuple):
+    """The best iterate seen: its pose [size] and loss [], and how many steps lowered the loss."""
+
+    alpha: Array
+    loss: Array
+    accepted: Array
+
+
+def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Local:
+    """Value, gradient and Gauss-Newton matrix of the loss at `alpha`, in one forward pass with `dof` tangents."""
+    u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof)
+    value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
+    flat = [leaf.reshape(transform.dof, -1) for leaf in jax.tree.leaves(tangents)]
+    slopes = [leaf.ravel() for leaf in jax.tree.leaves(slope)]
+    curvatures = [leaf.ravel() for leaf in jax.tree.leaves(loss.curvature(x, u))]
+    gradient = sum(t @ g for t, g in zip(flat, slopes, strict=True))
+    hessian = sum((t * c) @ t.T for t, c in zip(flat, curvatures, strict=True))
+    return Local(value, jnp.asarray(gradient), jnp.asarray(hessian))
+
+
+def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
+    """Levenberg-Marquardt: a step is taken only if the loss falls, else the damping grows and it is tried shorter.
+
+    Every step costs one linearisation, at the proposed pose; that of the accepted pose is kept.
+    """
+
+    def step(_: int, state: tuple[Array, Local, Array, Array]) -> tuple[Array, Local, Array, Array]:
+        alpha, local, damping, accepted = state
+        scale = jnp.diag(local.hessian) * damping + 1e-6
+        move = -jnp.linalg.solve(local.hessian + jnp.diag(scale), local.gradient)
+        proposal = transform.project(transform.retract(alpha, move))
+        trial = linearise(loss, x, proposal, transform)
+        better = trial.value < local.value  # false for NaN
+        alpha, local = jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposal, trial), (alpha, local))
+        return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better
+
+    local = linearise(loss, x, alpha, transform)
+    state = (alpha, local, jnp.full_like(local.value, settings.damping), jnp.zeros((), jnp.int32))
+    alpha, local, _, accepted = lax.fori_loop(0, settings.n_steps, step, state)
+    return Refined(alpha, local.value, accepted)
+
+
+def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
+    """The paper's refinement: `n_steps` of Adam from one start; the best iterate is returned, not the last."""
+    optimizer = optax.adam(settings.learning_rate)
+
+    def step(_: int, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
+        alpha, moments, best = state
+        value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), transform.dof)
+        update, moments = optimizer.update(gradient, moments)
+        moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
+        return moved, moments, _better(best, alpha, value)
+
+    start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32) - 1)  # the start is no step
+    state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
+    last, _, best = lax.fori_loop(0, settings.n_steps, step, state)
+    return _better(best, last, loss(x, last))
+
+
+SOLVERS: dict[str, Callable[..., Refined]] = {"gauss_newton": gauss_newton, "adam": adam}
+
+
+def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
+    """f at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
+    zero = jnp.zeros(dof)
+    return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof))
+
+
+def _better(best: Refined, alpha: Array, value: Array) -> Refined:
+    falls = value < best.loss  # false for NaN
+    return Refined(jnp.where(falls, alpha, best.alpha), jnp.where(falls, value, best.loss), best.accepted + falls)

@@ -1,0 +1,131 @@
+"""The hand-written sampler: pull an image or a volume through an affine map.
+
+A `matrix` [d, d+1] is a *pull map*: it takes an output position to the input position to read,
+
+    out(p) = x(A p + t),    matrix = [A | t]
+
+in normalised coordinates: the origin is the centre of the frame, one unit is half its *shorter* side on
+every axis (so that a rotation never shears), and the order is x, y(, z) although arrays are stored
+[(D,) H, W, C]. Values between pixels are interpolated linearly, outside the frame they are zero. On square
+images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False` and zero padding.
+
+             -1    x    +1
+           -1 +---------+
+              |  p ---> A p + t
+            y |    (read here, write at p)
+           +1 +---------+
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
+    """Pulls images through affine maps: `out(p) = x(A p + t)`, zeros outside.
+
+    Args:
+      x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
+      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1].
+
+    Returns:
+      The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
+      a position falls exactly on a pixel the derivative is the right-hand one.
+
+    Raises:
+      ValueError: if the ranks of `x` and `matrix` do not belong together.
+    """
+    x, matrix = jnp.asarray(x), jnp.asarray(matrix)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"warp expects floating-point images, got dtype {x.dtype}; convert with x.astype('float32')")
+    rows = matrix.shape[-2] if matrix.ndim in (2, 3) else 0
+    if rows not in (2, 3) or matrix.shape[-1] != rows + 1:
+        raise ValueError(f"warp expects a matrix [2, 3] or [3, 4], or one per image, got shape {matrix.shape}")
+    batched = x.ndim == rows + 2
+    if x.ndim not in (rows + 1, rows + 2) or (matrix.ndim == 3 and not batched):
+        raise ValueError(
+            f"warp with matrix {matrix.shape} expects x of rank {rows + 1} (one example, channels last) or "
+            f"{rows + 2} (a batch), got shape {x.shape}"
+        )
+    if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
+        raise ValueError(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
+    if not batched:
+        return warp_one(x, matrix)
+    return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
+
+
+def warp_one(x: Array, matrix: Array) -> Array:
+    """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`."""
+    *space, channels = x.shape
+    strides = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
+    axes = [
+        _corners(position, size, stride)
+        for position, size, stride in zip(_positions(matrix, space), space, strides, strict=True)
+    ]
+    pixels = x.reshape(-1, channels)
+    out = jnp.zeros(())
+    for corner in itertools.product(*axes):  # 4 corners in 2D, 8 in 3D
+        index = sum(index for index, _ in corner)
+        weight = math.prod(weight for _, weight in corner)
+        out = out + weight[..., None] * pixels.at[index].get(mode="promise_in_bounds")
+    return out.astype(x.dtype)
+
+
+def invert(matrix: Array) -> Array:
+    """The inverse of one pull map [d, d+1], by cofactors (d = 2 or 3): no factorisation inside hot loops."""
+    linear, shift = matrix[:, :-1], matrix[:, -1]
+    if linear.shape[0] == 2:
+        (a, b), (c, d) = linear
+        cofactors, determinant = jnp.array([[d, -b], [-c, a]]), a * d - b * c
+    else:
+        u, v, w = linear
+        cofactors = jnp.stack([jnp.cross(v, w), jnp.cross(w, u), jnp.cross(u, v)], axis=1)
+        determinant = u @ cofactors[:, 0]
+    inverse = cofactors / determinant
+    return jnp.concatenate([inverse, -(inverse @ shift)[:, None]], axis=1)
+
+
+def compose(outer: Array, inner: Array) -> Array:
+    """The pull map p -> outer(inner(p)): `warp(x, compose(a, b))` is `warp(warp(x, a), b)` but for one blur less."""
+    linear = outer[:, :-1] @ inner[:, :-1]
+    shift = outer[:, :-1] @ inner[:, -1] + outer[:, -1]
+    return jnp.concatenate([linear, shift[:, None]], axis=1)
+
+
+def _positions(matrix: Array, space: list[int]) -> list[Array]:
+    """Where each output pixel reads, in pixel indices: one array [*space] per array axis (z, y, x).
+
+    Worked out in pixels about the centre, where the identity is exact in floating point.
+    """
+    d = len(space)
+    sizes = space[::-1]  # x first, as in the matrix
+    unit = min(space) / 2
+    centred = [
+        (jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2).reshape([size if axis == d - 1 - i else 1 for axis in range(d)])
+        for i, size in enumerate(sizes)
+    ]
+    positions = [
+        sum(matrix[i, j] * centred[j] for j in range(d)) + (matrix[i, d] * unit + (sizes[i] - 1) / 2) for i in range(d)
+    ]
+    return positions[::-1]
+
+
+def _corners(position: Array, size: int, stride: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The two neighbours along one axis: (flat index, weight) each, with weight zero outside the frame.
+
+    The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
+    pixels, where the identity sits. The floor is clipped before the cast, so that no float overflows the integer.
+    """
+    low = jnp.floor(position)
+    f = position - low
+    low = jnp.clip(low, -2, size).astype(jnp.int32)
+
+    def corner(i: Array, weight: Array) -> tuple[Array, Array]:
+        inside = (i >= 0) & (i < size)
+        return jnp.clip(i, 0, size - 1) * stride, weight * inside.astype(weight.dtype)  # a product keeps NaN visible
+
+    return corner(low, 1 - f), corner(low + 1, f)
