@@ -1,0 +1,189 @@
+"""From a config (nested mapping: `ml_collections`, or JSON read back) to frozen dataclasses, and no further.
+
+`default()` is the mapping with every default; a file in configs/ changes some of it; `experiment(config)` turns it
+into an `Experiment`, and says in a sentence what is wrong with it.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from avae.data import Data
+from avae.model import Model, Search
+from avae.transforms import FAMILIES, Transform
+from avae.vae import LIKELIHOODS, NETWORKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The outer loop.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: images per step.
+      learning_rate: peak of Adam's schedule: linear warm-up, then cosine decay to a hundredth.
+      warmup_steps: steps of warm-up.
+      clip_norm: gradients are scaled down to this global norm.
+      search: pose search inside the step, or None to train a plain VAE.
+      seed: of the weights, the order of the data and all draws.
+      log_every: steps between log lines.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    clip_norm: float = 100.0
+    search: Search | None = Search(n_steps=3)
+    seed: int = 0
+    log_every: int = 100
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and self.warmup_steps >= 0):
+            raise ValueError(
+                "train: expected learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got "
+                f"{self.learning_rate}, {self.clip_norm} and {self.warmup_steps}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `eval.py` measures.
+
+    Attributes:
+      baseline_epochs: epochs of the plain VAE that `train.py` trains for comparison; 0 for none.
+      draws: draws of z per image in the mean test loss.
+      n_exhaustive: test images on which the exhaustive search is run.
+      n_angles: angles of the exhaustive search.
+      n_curve: test images behind the curve of loss against rotation angle.
+      curve_step: its step in degrees.
+    """
+
+    baseline_epochs: int = 60
+    draws: int = 8
+    n_exhaustive: int = 512
+    n_angles: int = 720
+    n_curve: int = 256
+    curve_step: int = 15
+
+    def __post_init__(self) -> None:
+        if self.baseline_epochs < 0:
+            raise ValueError(f"evaluation.baseline_epochs: expected at least 0, got {self.baseline_epochs}")
+        for name in ("draws", "n_exhaustive", "n_angles", "n_curve", "curve_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a run depends on; hashable, so that it is static under `jit`."""
+
+    data: Data
+    model: Model
+    train: Train
+    evaluation: Evaluation
+
+
+def default() -> ConfigDict:
+    """Every setting with its default, to be changed by a file in configs/ and by `--config.section.name=value`."""
+    search = dataclasses.asdict(Search())
+    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | dataclasses.asdict(Search(n_steps=3))}
+    data = dataclasses.asdict(Data()) | {"transform": {"name": "rotation", "max_shift": 0.2}}
+    return ConfigDict(
+        {
+            "data": data,
+            "model": {"name": "mlp", "image_shape": (28, 28, 1), "latent": 16, "hidden": (256, 256)},
+            "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
+            "transform": {"name": "rotation", "max_shift": 0.2},
+            "search": search,
+            "train": train,
+            "evaluation": dataclasses.asdict(Evaluation()),
+        }
+    )
+
+
+def experiment(config: Mapping[str, Any]) -> Experiment:
+    """The `Experiment` that a config describes.
+
+    Raises:
+      ValueError: for unknown names (with a suggestion), wrong types and values out of range.
+    """
+    given = plain(config)
+    known = plain(default())
+    _check_keys("config", given, known)
+    train = dict(given["train"])
+    search = dict(train.pop("search"))
+    enabled = search.pop("enabled")
+    return Experiment(
+        data=_build(Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])}),
+        model=Model(
+            networks=_choose("model", NETWORKS, given["model"]),
+            likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
+            transform=_transform("transform", given["transform"]),
+            search=_build(Search, "search", given["search"]),
+        ),
+        train=_build(Train, "train", train | {"search": _build(Search, "train.search", search) if enabled else None}),
+        evaluation=_build(Evaluation, "evaluation", given["evaluation"]),
+    )
+
+
+def plain(config: Any) -> Any:
+    """A config as plain dicts, with tuples for lists (JSON knows no tuples)."""
+    if isinstance(config, ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
+    return tuple(plain(value) for value in config) if isinstance(config, list | tuple) else config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as {"section.name": value}."""
+    flat = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_keys(section: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    missing, unknown = sorted(known.keys() - given.keys()), sorted(given.keys() - known.keys())
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+        raise ValueError(f"{section}: unknown setting {unknown[0]!r}{hint}")
+    if missing:
+        raise ValueError(f"{section}: missing setting(s) {', '.join(missing)}")
+    for key, value in known.items():
+        if isinstance(value, Mapping):
+            if not isinstance(given[key], Mapping):
+                raise ValueError(f"{section}.{key}: expected a section of settings, got {given[key]!r}")
+            _check_keys(f"{section}.{key}", given[key], value)
+
+
+def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
+    return _choose(section, FAMILIES, settings)
+
+
+def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """The named class, given those of the settings that it has."""
+    name = settings["name"]
+    if name not in choices:
+        close = difflib.get_close_matches(str(name), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{section}.name: expected one of {', '.join(choices)}, got {name!r}{hint}")
+    return _build(choices[name], section, settings)
+
+
+def _build(cls: Any, section: str, settings: Mapping[str, Any]) -> Any:
+    fields = {field.name for field in dataclasses.fields(cls)}
+    try:
+        return cls(**{key: value for key, value in settings.items() if key in fields})
+    except TypeError as error:
+        raise ValueError(f"{section}: a setting has the wrong type: {error}") from None
