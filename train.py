@@ -6,6 +6,7 @@ Started again with the same workdir it goes on where it was stopped, and ends wi
 """
 
 import pathlib
+import re
 import sys
 
 from absl import app, flags
@@ -63,5 +64,16 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + stop.signum)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """The flags, or a sentence about the one that is wrong."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError) as error:  # an override of a setting that is not there
+        names = re.search(r'mean "(.*?)" instead of "(.*?)"', str(error))
+        sys.exit("error: no such setting: " + (f"{names[2]}; did you mean {names[1]}?" if names else str(error)))
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

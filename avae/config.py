@@ -35,7 +35,7 @@ class Train:
 
     epochs: int = 30
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup_steps: int = 100
     clip_norm: float = 100.0
     search: Search | None = Search(n_steps=3)

@@ -46,14 +46,17 @@ def grid(
     rows = {"input": images, "canonical": canonical, "AVAE": reconstruction}
     if plain is not None:
         rows["plain VAE"] = plain
-    cell = (WIDTH - 1.0) / len(images)
-    height = len(rows) * (cell + 0.05) * images.shape[1] / images.shape[2]
+    margin, gap = 1.3, 0.06  # inches for the labels; gaps as a fraction of a picture
+    cell = (WIDTH - margin) / (len(images) + gap * (len(images) - 1))
+    height = cell * images.shape[1] / images.shape[2] * (len(rows) + gap * (len(rows) - 1))
     figure = Figure((WIDTH, height), dpi=DPI, facecolor="white")
     axes = figure.subplots(len(rows), len(images), squeeze=False)
-    figure.subplots_adjust(left=1.0 / WIDTH, right=1, bottom=0, top=1, wspace=0.05, hspace=0.05)
+    figure.subplots_adjust(left=margin / WIDTH, right=1, bottom=0, top=1, wspace=gap, hspace=gap)
     low, high = float(images.min()), float(images.max())
     for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=7, fontsize=10, color=COLOURS.get(name, INK))
+        label = f"{name}\nreconstruction" if name in COLOURS else name
+        style = {"fontsize": 10, "color": COLOURS.get(name, INK), "linespacing": 1.3}
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, **style)
         for ax, picture in zip(row, pictures, strict=True):
             _picture(ax, picture, low, high)
     for ax, pull in zip(axes[0], matrix, strict=True):
@@ -111,22 +114,20 @@ def orientation_histograms(angles: np.ndarray, labels: np.ndarray) -> Figure:
     return figure
 
 
-def training_curve(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> Figure:
-    """Losses over training steps.
+def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Training loss over steps.
 
     Args:
-      rows: rows of metrics.jsonl, each with "step" and some of the series.
-      names: series to draw: key in the rows -> label in the legend. A row may lack any of them.
+      runs: name of a model -> its rows of metrics.jsonl, each with "step" and "loss"; at least one row.
     """
-    rows = list(rows)
     figure, ax = _panel(2.9)
-    for (key, label), colour in zip(names.items(), _colours(names.values()), strict=True):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        steps, losses = zip(*points, strict=True)
-        ax.plot(steps, losses, color=colour, linewidth=1.8, marker="o" if len(points) < 3 else None, label=label)
-    values = np.array([row[key] for row in rows for key in names if row.get(key) is not None], float)
-    top = np.nanpercentile(values, 98)  # the first steps would flatten all the rest
-    ax.set_ylim(top=top + 0.1 * (top - np.nanmin(values)) + 1e-3)
+    for (name, rows), colour in zip(runs.items(), _colours(runs), strict=True):
+        steps, losses = zip(*((row["step"], row["loss"]) for row in rows), strict=True)
+        ax.plot(steps, losses, color=colour, linewidth=1.6, marker="o" if len(steps) < 3 else None, label=name)
+    losses = np.array([row["loss"] for rows in runs.values() for row in rows])
+    low, high = losses.min(), np.percentile(losses, 95)  # the first steps would flatten all the rest
+    ax.set_ylim(low - 0.05 * (high - low) - 0.5, high + 0.05 * (high - low) + 0.5)
+    ax.set_xlim(left=0)
     ax.set_xlabel("training step")
     ax.set_ylabel("loss J, nats per image")
     ax.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -134,7 +135,13 @@ def training_curve(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
     return figure
 
 
-_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 2.4, "columnspacing": 1.6}
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 9,
+    "labelcolor": INK,
+    "handlelength": 2.4,
+    "columnspacing": 1.6,
+}
 
 
 def _panel(height: float) -> tuple[Figure, Axes]:
@@ -172,7 +179,9 @@ def _tick(ax: Axes, pull: np.ndarray, size: tuple[int, ...]) -> None:
     up = up / np.linalg.norm(up)
     inner, outer = (centre + unit * (pull[:, 2] + radius * up) for radius in (0.62, 0.9))
     colour = "#56B4E9"
-    ax.plot(*zip(inner, outer, strict=True), color=colour, linewidth=1.6, solid_capstyle="round", scalex=False, scaley=False)
+    ax.plot(
+        *zip(inner, outer, strict=True), color=colour, linewidth=1.6, solid_capstyle="round", scalex=False, scaley=False
+    )
     ax.add_patch(Circle((float(outer[0]), float(outer[1])), radius=0.09 * unit, color=colour))
 
 
@@ -184,7 +193,10 @@ def _petals(ax: Any, angles: np.ndarray, title: str, bins: int = 36) -> None:
     ax.set_theta_zero_location("N")
     ax.bar(edges[:-1], np.sqrt(counts / counts.max()), width=np.diff(edges), align="edge", color="#56B4E9", linewidth=0)
     ax.annotate(
-        "", (float(np.angle(mean)), float(np.abs(mean))), (0, 0), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.4}
+        "",
+        (float(np.angle(mean)), float(np.abs(mean))),
+        (0, 0),
+        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.4},
     )
     ax.set_title(f"{title}    R = {np.abs(mean):.2f}", fontsize=10, color=INK, pad=5)
     ax.set(ylim=(0, 1), yticks=[], xticks=np.radians([0, 90, 180, 270]), xticklabels=[])

@@ -7,6 +7,7 @@ after the best offset of each class has been removed.
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -38,14 +39,14 @@ def net_angle(
     pose_transform = pose_transform or transform
     if transform.dim != 2 or pose_transform.dim != 2:
         raise ValueError(f"net_angle expects two-dimensional families, got {transform} and {pose_transform}")
-    outer = np.asarray(jax.vmap(pose_transform.matrix)(np.asarray(pose, np.float32)), np.float64)[:, :, :2]
-    inner = np.asarray(jax.vmap(transform.matrix)(np.asarray(alpha, np.float32)), np.float64)[:, :, :2]
+    outer = np.asarray(jax.vmap(pose_transform.matrix)(jnp.asarray(pose, jnp.float32)), np.float64)[:, :, :2]
+    inner = np.asarray(jax.vmap(transform.matrix)(jnp.asarray(alpha, jnp.float32)), np.float64)[:, :, :2]
     product = outer @ inner
     return np.arctan2(product[:, 1, 0] - product[:, 0, 1], product[:, 0, 0] + product[:, 1, 1])
 
 
 def resultant_length(angles: ArrayLike) -> float:
-    """Length of the mean of the unit vectors at `angles` [N] radians: 1 if all agree, about 0.89 / sqrt(N) by chance."""
+    """Length of the mean unit vector at `angles` [N] radians: 1 if all agree, about 0.89 / sqrt(N) by chance."""
     return float(np.abs(np.exp(1j * np.asarray(angles, np.float64)).mean()))
 
 
@@ -106,7 +107,8 @@ def cluster_accuracy(latents: ArrayLike, labels: ArrayLike, seed: int = 0) -> fl
         return None
     latents = np.asarray(latents, np.float64)
     n_clusters = min(N_CLUSTERS, len(np.unique(latents, axis=0)))
-    clusters = KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(latents)
+    kmeans = KMeans(n_clusters, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    clusters = kmeans.fit_predict(latents)
     return assignment_accuracy(clusters, labels)
 
 

@@ -204,14 +204,14 @@ LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 
 
 class _Dense(nn.Module):
-    """Dense layers of the given widths with ELU between them."""
+    """Dense layers of the given widths with SiLU between them: smooth, as the search by gradient wants it."""
 
     widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         for width in self.widths[:-1]:
-            h = nn.elu(nn.Dense(width)(h))
+            h = nn.silu(nn.Dense(width)(h))
         return nn.Dense(self.widths[-1])(h)
 
 

@@ -4,7 +4,8 @@
 
 The same VAE (weights exported from `avae`), the same J and the same starts; 32 starts scored without gradients, the
 best 8 of each image refined together by Adam, with gradients to the pose only. The best iterate of each image counts.
-Rotations and the Bernoulli likelihood only. Images are [B, C, H, W] here, poses are angles [B] in radians.
+Rotations and the Bernoulli likelihood only; eager mode, as `torch.compile` took a minute on a CPU and gained nothing.
+Images are [B, C, H, W] here, poses are angles [B] in radians.
 """
 
 import math

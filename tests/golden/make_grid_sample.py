@@ -1,6 +1,6 @@
 """Writes grid_sample.npz: PyTorch's affine_grid + grid_sample, the convention that `avae.warp` keeps on square images.
 
-    python tests/golden/make_grid_sample.py    # needs PyTorch; the tests need only the file
+python tests/golden/make_grid_sample.py    # needs PyTorch; the tests need only the file
 """
 
 import pathlib

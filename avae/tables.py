@@ -1,0 +1,176 @@
+"""Which numbers the report shows, and how: each cell names a place in results.json and a format, and holds no number.
+
+So the terminal, report.html and results.json cannot disagree.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from avae.evaluate import NAMES
+
+MISSING = "-"
+
+
+class Cell(NamedTuple):
+    """A number: its place in the results (keys joined by dots), its format, and the place of its standard error."""
+
+    path: str
+    spec: str = ".2f"
+    error: str = ""
+
+
+class Table(NamedTuple):
+    """`title` heads the names of the rows, `header` their cells; None is an empty cell."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, *tuple[Cell | None, ...]]]
+
+
+def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
+    """The tables of the report, by section, for the models that were measured.
+
+    Args:
+      numbers: `avae.evaluate.Results.numbers`, or results.json read back.
+    """
+    ways = [(f"{NAMES[name]}, {words}", f"{name}.{way}") for name in numbers["loss"] for way, words in _WAYS.items()]
+    loss = [(label, _mean(f"loss.{place}.sampled"), _mean(f"loss.{place}.at_mean")) for label, place in ways]
+    series = [(label, f"curve.series.{place.replace('.', '_')}") for label, place in ways]
+    curve = [
+        (label, *(Cell(f"{place}.{key}") for key in ("upright", "best", "worst", "range"))) for label, place in series
+    ]
+    errors = [
+        (label, Cell(f"{place}.mean", ".1f"), Cell(f"{place}.median", ".1f"), Cell(f"{place}.within_15", ".1%"))
+        for label, place in (("rotation", "orientation.error"), ("modulo 180°", "orientation.error_modulo_180"))
+    ]
+    return {
+        "loss": Table("Test loss J, nats per image", ("z sampled", "z at the mean"), loss),
+        "search": _search_table(numbers),
+        "curve": Table(
+            "Loss against rotation, nats per image",
+            ("upright", "best angle", "worst angle", "range"),
+            curve,
+        ),
+        "errors": Table("Rotation error, degrees", ("mean", "median", "within 15°"), errors),
+        "classes": _class_table(numbers),
+        "latents": Table("Latents", ("",), [("10-cluster accuracy (k-means)", Cell("clusters.accuracy", ".3f"))]),
+        "speed": Table(
+            "Speed",
+            ("images/s",),
+            [("plain encode-decode", Cell("speed.encode_decode", ",.0f")), ("align", Cell("speed.align", ",.0f"))],
+        ),
+    }
+
+
+def tiles(numbers: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
+    """The few numbers at the top: (what it is, cell, unit), the headline first."""
+    rows = [
+        ("test loss with search, z sampled", _mean("loss.avae.search.sampled"), "nats"),
+        ("above exhaustive search", Cell("search.gap.mean", ".3f"), "nats"),
+        ("worst minus best angle, with search", Cell("curve.series.avae_search.range"), "nats"),
+        ("mean resultant length per class", Cell("orientation.mean_resultant"), ""),
+        ("align", Cell("speed.align", ",.0f"), "images/s"),
+    ]
+    if numbers["gain"] is None:
+        return rows
+    size = "of the same size" if numbers["gain"]["same_size"] else "of another size"
+    gain = (f"below a plain VAE {size}, on average over test images", _mean("gain"), "nats")
+    return [gain, *rows]
+
+
+def as_text(numbers: Mapping[str, Any]) -> str:
+    """All tables as aligned plain text."""
+    blocks = []
+    for label, cell, unit in tiles(numbers)[:1]:
+        blocks.append(f"{show(numbers, cell)} {unit} {label}")
+    for table in tables(numbers).values():
+        rows = [(label, *(show(numbers, cell) for cell in cells)) for label, *cells in table.rows]
+        blocks.append(_aligned([(table.title, *table.header), *rows]))
+    blocks.append("J with search is a maximum over poses (MAP), not a bound on log p(x).")
+    return "\n\n".join(blocks)
+
+
+def as_html(numbers: Mapping[str, Any], table: Table) -> str:
+    """One table as HTML."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (table.title, *table.header))
+    rows = [
+        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{cell_html(numbers, cell)}</td>' for cell in cells)}</tr>"
+        for label, *cells in table.rows
+    ]
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def cell_html(numbers: Mapping[str, Any], cell: Cell | None) -> str:
+    """One number, marked with its place in results.json and its format."""
+    if cell is None:
+        return ""
+
+    def number(path: str) -> str:
+        return f'<span data-key="{path}" data-format="{cell.spec}">{_format(find(numbers, path), cell.spec)}</span>'
+
+    error = f' <span class="error">± {number(cell.error)}</span>' if cell.error else ""
+    return number(cell.path) + error
+
+
+def show(numbers: Mapping[str, Any], cell: Cell | None) -> str:
+    """One number as text."""
+    if cell is None:
+        return ""
+    error = f" ± {_format(find(numbers, cell.error), cell.spec)}" if cell.error else ""
+    return _format(find(numbers, cell.path), cell.spec) + error
+
+
+def find(numbers: Mapping[str, Any], path: str) -> Any:
+    """What stands at `path` (keys joined by dots)."""
+    value: Any = numbers
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+_WAYS = {"search": "with search", "no_search": "without search"}
+
+
+def _search_table(numbers: Mapping[str, Any]) -> Table:
+    """The model's own search, the exhaustive one, and whether the search ever does harm."""
+    harm = [
+        (f"largest rise on an upright image, {NAMES[name]}", Cell(f"curve.series.{name}_search.worst_harm", ".3f"))
+        for name in numbers["loss"]
+    ]
+    rows = [
+        ("search of the model", _mean("search.default")),
+        ("exhaustive search", _mean("search.exhaustive")),
+        ("gap", Cell("search.gap.mean", ".3f", "search.gap.standard_error")),
+        *harm,
+    ]
+    return Table("Search quality, nats per image", ("J, z at the mean",), rows)
+
+
+def _class_table(numbers: Mapping[str, Any]) -> Table:
+    """One row per class and their mean."""
+    columns = {"count": "d", "resultant": ".2f", "median_error": ".1f", "median_error_modulo_180": ".1f"}
+    rows: list[Any] = [
+        (label, *(Cell(f"orientation.classes.{label}.{key}", spec) for key, spec in columns.items()))
+        for label in numbers["orientation"]["classes"]
+    ]
+    rows.append(("mean over classes", Cell("n_test", "d"), Cell("orientation.mean_resultant"), None, None))
+    return Table("Class", ("images", "resultant", "median error, °", "modulo 180°"), rows)
+
+
+def _mean(place: str) -> Cell:
+    return Cell(f"{place}.mean", ".2f", f"{place}.standard_error")
+
+
+def _format(value: Any, spec: str) -> str:
+    return MISSING if value is None else format(value, spec)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *cells in rows:
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("   ".join([label.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)

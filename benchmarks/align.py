@@ -1,0 +1,255 @@
+"""How fast `avae.align` is, and how well it does, against the paper's search in PyTorch on the same machine.
+
+    pip install -e '.[bench]'
+    python benchmarks/align.py                                # MLP 28x28, fresh weights: only times mean something
+    python benchmarks/align.py --workdir runs/rot_mnist       # a trained run: losses mean something too
+    python benchmarks/align.py --network conv --side 40 --images 64      # the paper's conv size
+
+Both sides run in this process on the same images with the same weights, in turns, and medians over the repeats are
+reported; before anything is timed, both must agree on J. Ratios are what counts, and only on a quiet machine: two
+thread pools that compete with other jobs for cores suffer unequally. `taskset -c 0` gives each side one core.
+Results go to `--out` as JSON and Markdown. The search is over rotations, of test digits at random orientations.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import avae
+from avae import data
+
+try:
+    import torch
+    import torch_reference
+except ImportError:
+    torch = None
+
+COARSE = avae.Search(n_steps=0)
+CHUNK = {avae.MLP: 64, avae.Conv: 16}  # images that PyTorch searches at a time on CPUs, where more are slower
+FORWARD, REFERENCE = "avae forward", "PyTorch search 32/8/20 Adam"
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One thing to time: `losses` maps one batch of images [B, H, W, C] to J [B] and waits for it.
+
+    Attributes:
+      passes: forward passes per image by count (a gradient is 3, a pass with one tangent 2).
+      forward: the side whose images/s is the unit of this side's measured passes.
+    """
+
+    name: str
+    losses: Callable[[np.ndarray], np.ndarray]
+    passes: int
+    forward: str
+
+
+def avae_sides(params: avae.Params) -> list[Side]:
+    forward = jax.jit(avae.objective)
+
+    def align(search: avae.Search) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: np.asarray(jax.block_until_ready(avae.align(params, x, search=search)).loss)
+
+    return [
+        Side(FORWARD, lambda x: np.asarray(forward(params, x).total), 1, FORWARD),
+        *(
+            Side(f"avae.align {name} {s.n_starts}/{s.top_k}/{s.n_steps} {s.solver}", align(s), passes(s), FORWARD)
+            for name, s in (("coarse", COARSE), ("default", avae.Search()), ("PAPER", avae.PAPER))
+        ),
+    ]
+
+
+def passes(search: avae.Search) -> int:
+    """Forward passes per image of a search over one angle; a pass with its tangent counts as 2.
+
+    `avae.align` adds about 3 for the rest of what it returns (`std`, `canonical`, `reconstruction`).
+    """
+    if search.solver == "adam":
+        return search.n_starts + search.top_k * (2 * search.n_steps + 1)
+    return search.n_starts + search.top_k * (1 + search.n_steps) * 2
+
+
+def torch_sides(params: avae.Params) -> list[Side]:
+    device = torch_device()
+    weights = torch_reference.load(params.weights, device)
+    chunk = CHUNK[type(params.model.networks)]
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return torch_reference.objective(weights, to_torch(x)).cpu().numpy()
+
+    def search(x: np.ndarray) -> np.ndarray:
+        parts = to_torch(x).split(chunk if device == "cpu" else len(x))
+        return torch.cat([torch_reference.search(weights, part)[1] for part in parts]).cpu().numpy()
+
+    return [
+        Side("PyTorch forward", forward, 1, "PyTorch forward"),
+        Side(REFERENCE, search, 32 + 8 * (20 * 3 + 1), "PyTorch forward"),
+    ]
+
+
+def torch_device() -> str:
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
+def to_torch(x: np.ndarray) -> Any:
+    return torch.tensor(np.moveaxis(x, -1, 1), device=torch_device())
+
+
+def check_agreement(params: avae.Params, x: np.ndarray) -> float:
+    """The largest difference in nats between the two sides' J, on the same weights, images and poses."""
+    poses = jax.vmap(params.model.transform.sample)(jax.random.split(jax.random.key(0), len(x)))
+    with jax.default_matmul_precision("highest"):  # accelerators round their inputs, to save time
+        ours = np.asarray(avae.objective(params, x, poses).total)
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        weights = torch_reference.load(params.weights, torch_device())
+        angles = torch.tensor(np.asarray(poses)[:, 0], device=torch_device())
+        theirs = torch_reference.objective(weights, to_torch(x), angles).cpu().numpy()
+    difference = float(np.abs(ours - theirs).max())
+    if not difference <= 1e-2:
+        raise RuntimeError(f"the two sides disagree on J by {difference:.3g} nats: nothing was timed")
+    return difference
+
+
+def measure(sides: Sequence[Side], batches: Sequence[np.ndarray], repeats: int) -> list[dict[str, Any]]:
+    """One row per side; the sides take turns, so that they share the machine's noise."""
+    losses = {side.name: float(np.mean([side.losses(x) for x in batches])) for side in sides}  # compiles as well
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(repeats):
+        for side in sides:
+            start = time.perf_counter()
+            for x in batches:
+                side.losses(x)
+            seconds[side.name].append(time.perf_counter() - start)
+
+    n = sum(len(x) for x in batches)
+    rate = {name: n / statistics.median(times) for name, times in seconds.items()}
+    return [
+        {
+            "name": side.name,
+            "images_per_second": rate[side.name],
+            "slowest": n / max(seconds[side.name]),
+            "fastest": n / min(seconds[side.name]),
+            "mean_loss_nats": losses[side.name],
+            "forward_passes_by_count": side.passes,
+            "forward_passes_by_time": rate[side.forward] / rate[side.name],
+            "ratio_to_reference": rate[side.name] / rate[REFERENCE] if REFERENCE in rate else None,
+        }
+        for side in sides
+    ]
+
+
+def load_params(args: argparse.Namespace) -> avae.Params:
+    """The run's weights or fresh ones, with the rotations that both sides search."""
+    if args.workdir:
+        params = avae.load(args.workdir)
+        known = isinstance(params.model.networks, avae.MLP | avae.Conv)
+        if not known or params.model.likelihood != avae.Bernoulli():
+            raise ValueError(f"--workdir: expected an MLP or Conv with the Bernoulli likelihood, got {params.model}")
+        return params.replace(model=dataclasses.replace(params.model, transform=avae.Rotation()))
+    network = avae.MLP if args.network == "mlp" else avae.Conv
+    return avae.init(jax.random.key(0), network(image_shape=(args.side, args.side, 1)))
+
+
+def load_batches(images: int, batch: int, side: int) -> list[np.ndarray]:
+    """Whole batches of test digits at random orientations, padded with zeros to `side`."""
+    x = data.load(data.Data(n_train=1, n_test=images)).test.images
+    margin, odd = divmod(side - x.shape[1], 2)
+    if margin < 0 or odd or images < batch:
+        raise ValueError(f"expected an even --side >= 28 and --images >= --batch, got {side}, {images} and {batch}")
+    x = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    return [x[i : i + batch] for i in range(0, images - batch + 1, batch)]
+
+
+def describe_machine() -> dict[str, Any]:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "jax_device": jax.devices()[0].device_kind,
+        "torch_device": torch_device() if torch else None,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__ if torch else None,
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        f"# Alignment, {result['network']} {result['side']}x{result['side']}, batch {result['batch']}",
+        "",
+        f"{result['date']}. " + ", ".join(f"{name}: {value}" for name, value in result["machine"].items()) + ".",
+        f"{result['weights']}. {result['images']} images, median of {result['repeats']} repeats (slowest-fastest).",
+        "Forward passes: of the same side, by time and by count. Ratio: to the PyTorch search.",
+        "",
+        "| | images/s | J, nats | passes by time | by count | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        ratio = row["ratio_to_reference"]
+        lines.append(
+            f"| {row['name']} | {row['images_per_second']:.4g} ({row['slowest']:.4g}-{row['fastest']:.4g}) "
+            f"| {row['mean_loss_nats']:.2f} | {row['forward_passes_by_time']:.3g} | {row['forward_passes_by_count']} "
+            f"| {'' if ratio is None else f'{ratio:.3g}'} |"
+        )
+    if result["difference_nats"] is None:
+        lines += ["", "PyTorch is not installed: install torch to compare."]
+    else:
+        lines += ["", f"Both sides agree on J to {result['difference_nats']:.1g} nats."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", help="a trained run; without it, fresh weights")
+    parser.add_argument("--network", choices=("mlp", "conv"), default="mlp", help="of the fresh weights")
+    parser.add_argument("--side", type=int, default=28, help="image side of the fresh weights")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    args = parser.parse_args()
+
+    machine = describe_machine()
+    params = load_params(args)
+    networks = params.model.networks
+    side = networks.image_shape[0]
+    batches = load_batches(args.images, args.batch, side)
+    difference = check_agreement(params, batches[0]) if torch else None
+    sides = avae_sides(params) + (torch_sides(params) if torch else [])
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "network": type(networks).__name__.lower(),
+        "side": side,
+        "weights": f"Trained: {args.workdir}" if args.workdir else "Fresh weights: J is meaningless, times are right",
+        "batch": args.batch,
+        "images": sum(len(x) for x in batches),
+        "repeats": args.repeats,
+        "difference_nats": difference,
+        "rows": measure(sides, batches, args.repeats),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    size = "" if side == 28 else str(side)
+    stem = args.out / f"align_{result['network']}{size}_{args.batch}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

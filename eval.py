@@ -1,0 +1,72 @@
+"""Evaluates a trained run: prints the numbers, writes results.json, figures and report.html into its folder.
+
+python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist]
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from avae import report
+from avae.checkpoint import load, load_experiment
+from avae.config import Experiment
+from avae.evaluate import evaluate
+from avae.tables import as_text
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+BASELINE = flags.DEFINE_string("baseline", None, "Folder of a plain VAE to compare with; default: WORKDIR/baseline.")
+
+
+def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Evaluates the run in `workdir`, beside the plain VAE in `baseline` (default: workdir/baseline, if it is there).
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      ValueError: if one of the folders does not hold a run.
+    """
+    workdir = pathlib.Path(workdir)
+    if baseline is None and (workdir / "baseline").is_dir():
+        baseline = workdir / "baseline"
+    params, experiment = load(workdir), load_experiment(workdir)
+    plain, remarks = None, []
+    if baseline is not None:
+        baseline = pathlib.Path(baseline)
+        plain = load(baseline)
+        remarks = differences(experiment, load_experiment(baseline))
+    results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
+    path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
+    print("\n".join([as_text(results.numbers), "", *remarks, f"report: {path}"]))
+    return path
+
+
+def differences(run: Experiment, baseline: Experiment) -> list[str]:
+    """What a reader must know before comparing the two runs, in sentences."""
+    remarks = []
+    if run.train.search is None:
+        remarks.append("The run itself was trained without search: it is a plain VAE under the name of AVAE.")
+    if baseline.train.search is not None:
+        remarks.append("The baseline was trained with search: it is an AVAE under the name of plain VAE.")
+    if run.data != baseline.data:
+        remarks.append(f"The two were trained on different data: {run.data}; baseline: {baseline.data}.")
+    if run.model.likelihood != baseline.model.likelihood:
+        remarks.append("The two have different likelihoods: their losses do not compare.")
+    return remarks
+
+
+def main(argv: list[str]) -> None:
+    """Flags to functions; a mistake of the user's ends in a sentence."""
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected argument {argv[1]!r}; usage: python eval.py --workdir=FOLDER [--baseline=FOLDER]")
+    if WORKDIR.value is None:
+        sys.exit("error: --workdir is missing; try --workdir=runs/rot_mnist")
+    try:
+        run(WORKDIR.value, BASELINE.value)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,57 @@
+"""Flags and fixtures that the tests share: small random models and pictures, made here, without any data file."""
+
+import jax
+import numpy as np
+import pytest
+
+import avae
+
+# Shapes that only happen to broadcast are errors. The strict dtype promotion of jax cannot be switched on for all
+# tests, for optax's adam fails under it; tests that do not touch optax switch it on for themselves.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """The test runs in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Three smooth asymmetric pictures [3, 12, 12, 1] in [0, 1]: a large and a small spot each, in different places."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:12, :12] - 5.5
+
+    def spot(centre, width):
+        return np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * width**2))
+
+    pictures = [0.9 * spot(rng.uniform(-3, 3, 2), 1.8) + 0.6 * spot(rng.uniform(-3, 3, 2), 1.0) for _ in range(3)]
+    return np.clip(pictures, 0, 1)[..., None].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def params():
+    """A small Bernoulli MLP of the pictures' shape; all its weights are drawn, so that J depends on the pose."""
+    rng = np.random.default_rng(1)
+    network = avae.MLP(image_shape=(12, 12, 1), hidden=(16,), latent=3)
+    blank = jax.eval_shape(lambda key: avae.init(key, network), jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), blank)
+
+
+@pytest.fixture(scope="session")
+def finite_differences():
+    """The function (f, at, h) -> Jacobian [*out, *at] of f by central differences."""
+
+    def jacobian(f, at, h=1e-6):
+        at = np.asarray(at)
+        columns = []
+        for index in range(at.size):
+            step = np.zeros(at.size)
+            step[index] = h
+            step = step.reshape(at.shape)
+            columns.append((np.asarray(f(at + step)) - np.asarray(f(at - step))) / (2 * h))
+        return np.stack(columns, axis=-1).reshape(columns[0].shape + at.shape)
+
+    return jacobian

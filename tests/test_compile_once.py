@@ -1,0 +1,77 @@
+"""A second call of the same shapes traces nothing: compiled once per model, settings and shape."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import avae
+
+SEARCH = avae.Search(n_starts=4, top_k=2, n_steps=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """A VAE that counts how often it is traced."""
+
+    name: str
+    traces: ClassVar[list[str]] = []
+
+    def encode(self, weights, x):
+        self.traces.append(self.name)
+        return weights["mu"] * x.mean(), weights["mu"]
+
+    def decode(self, weights, z):
+        return weights["logits"] + z[0]
+
+
+def counting_params(name, seed=0):
+    rng = np.random.default_rng(seed)
+    weights = {"mu": rng.normal(size=2), "logits": rng.normal(size=(8, 8, 1))}
+    return avae.Params(jax.tree.map(lambda leaf: leaf.astype(np.float32), weights), Counting(name))
+
+
+def batch(seed, n=2):
+    return np.random.default_rng(seed).random((n, 8, 8, 1), np.float32)
+
+
+def test_align_compiles_once():
+    count = lambda: Counting.traces.count("align")  # noqa: E731
+    avae.align(counting_params("align"), batch(0), search=SEARCH)
+    first = count()
+    assert first > 0
+    for seed in (1, 2):  # other images, other weights, equal but distinct model and settings
+        with jax.no_tracing():
+            avae.align(counting_params("align", seed), batch(seed), search=dataclasses.replace(SEARCH))
+    assert count() == first
+    avae.align(counting_params("align"), batch(0, n=3), search=SEARCH)
+    assert count() > first  # another shape is compiled anew: the count can move
+
+
+def test_align_compiles_once_for_all_keys():
+    keys = list(jax.random.split(jax.random.key(0), 2))
+    avae.align(counting_params("keys"), batch(0), key=keys[0], search=SEARCH)
+    first = len(Counting.traces)
+    with jax.no_tracing():
+        avae.align(counting_params("keys", 1), batch(1), key=keys[1], search=SEARCH)
+    assert len(Counting.traces) == first
+
+
+def test_search_compiles_once():
+    traces = []
+
+    def loss(x, alpha):
+        traces.append(x)
+        return jnp.sum(jnp.sin(alpha) * x)
+
+    settings = dataclasses.replace(SEARCH, solver="adam")
+    avae.search(loss, np.ones(2, np.float32), avae.Rotation(), settings=settings)
+    first = len(traces)
+    assert first > 0
+    with jax.no_tracing():
+        avae.search(loss, np.zeros(2, np.float32), avae.Rotation(), settings=dataclasses.replace(settings))
+    assert len(traces) == first
+    avae.search(loss, np.ones(3, np.float32), avae.Rotation(), settings=settings)
+    assert len(traces) > first

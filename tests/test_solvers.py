@@ -1,0 +1,137 @@
+"""The refinement of one pose: derivatives, Gauss-Newton on problems with known answers, Adam against plain optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import avae
+from avae.objective import pose_loss
+from avae.solvers import adam, gauss_newton, linearise
+
+RIGID = avae.Rigid(max_shift=2)
+
+# x = (A, b, w): a linear prediction and a quadratic score, with the solution (A'WA)^-1 A'Wb.
+LEAST_SQUARES = avae.CompositeLoss(
+    predict=lambda x, alpha: x[0] @ alpha - x[1],
+    score=lambda x, u: 0.5 * jnp.sum(x[2] * u**2),
+    curvature=lambda x, u: x[2],
+)
+
+# x = (A, b, wall): many minima, and NaN behind a wall.
+RUGGED = avae.CompositeLoss(
+    predict=lambda x, alpha: 3 * jnp.sin(x[0] @ alpha) - x[1] + jnp.where(alpha[1] > x[2], jnp.nan, 0.0),
+    score=lambda x, u: jnp.sum(u**2),
+    curvature=lambda x, u: jnp.full_like(u, 2.0),
+)
+
+
+def linear_problem(seed=0):
+    rng = np.random.default_rng(seed)
+    matrix, alpha, weight = rng.normal(size=(6, 3)), rng.uniform(-1, 1, 3), rng.uniform(0.5, 2, 6)
+    b = matrix @ alpha + 0.1 * rng.normal(size=6)
+    return jax.tree.map(jnp.asarray, (matrix, b, weight))
+
+
+@pytest.mark.parametrize("transform", [avae.Rotation(), avae.Rigid()], ids=["rotation", "rigid"])
+@pytest.mark.usefixtures("x64")
+def test_linearise_equals_reverse_mode(params, images, transform):
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    loss, x = pose_loss(params, transform), jnp.asarray(images[0], jnp.float64)
+    alpha = jnp.array([0.7, 0.1, -0.05])[: transform.size]
+
+    @jax.jit
+    def both(alpha):
+        return linearise(loss, x, alpha, transform), jax.value_and_grad(lambda alpha: loss(x, alpha))(alpha)
+
+    local, (value, gradient) = both(alpha)
+    assert np.abs(gradient).max() > 0.1
+    np.testing.assert_allclose(local.value, value, rtol=1e-12)
+    np.testing.assert_allclose(local.gradient, gradient, rtol=1e-8, atol=1e-10)
+    assert local.hessian.shape == (transform.dof, transform.dof)
+    np.testing.assert_allclose(local.hessian, local.hessian.T, rtol=1e-10)
+    assert np.linalg.eigvalsh(local.hessian).min() > 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_linearise_is_exact_on_least_squares():
+    x = linear_problem()
+    local = linearise(LEAST_SQUARES, x, jnp.ones(3), RIGID)
+    np.testing.assert_allclose(local.hessian, jax.hessian(lambda a: LEAST_SQUARES(x, a))(jnp.ones(3)), rtol=1e-10)
+    np.testing.assert_allclose(local.gradient, jax.grad(lambda a: LEAST_SQUARES(x, a))(jnp.ones(3)), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gauss_newton_solves_least_squares_in_one_step():
+    x = linear_problem()
+    settings = avae.Search(n_steps=1, damping=1e-9)
+    refined = gauss_newton(LEAST_SQUARES, x, jnp.zeros(3), RIGID, settings)
+    root = np.sqrt(np.asarray(x[2]))
+    solution, *_ = np.linalg.lstsq(np.asarray(x[0]) * root[:, None], np.asarray(x[1]) * root, rcond=None)
+    np.testing.assert_allclose(refined.alpha, solution, atol=1e-5)
+    np.testing.assert_allclose(refined.loss, LEAST_SQUARES(x, jnp.asarray(solution)), rtol=1e-8)
+    assert refined.accepted == 1
+
+
+@pytest.mark.parametrize("solver", [gauss_newton, adam])
+def test_never_ends_above_its_start(solver):
+    n = 200
+    rng = np.random.default_rng(0)
+    x = (rng.normal(0, 2, (n, 5, 3)), rng.normal(0, 2, (n, 5)), rng.uniform(-1, 1, n))
+    x, starts = jax.tree.map(lambda leaf: leaf.astype(np.float32), (x, rng.uniform(-1, 1, (n, 3))))
+    settings = avae.Search(n_steps=8, learning_rate=0.3)
+
+    @jax.jit
+    @jax.vmap
+    def run(x, start):
+        refined = solver(RUGGED, x, start, RIGID, settings)
+        return RUGGED(x, start), refined, RUGGED(x, refined.alpha)
+
+    before, refined, after = run(x, starts)
+    lost = np.isnan(before)
+    assert 20 < lost.sum() < n - 20
+    assert (refined.loss <= before + 1e-4)[~lost].all()
+    assert (refined.loss < before - 0.1)[~lost].mean() > 0.8
+    np.testing.assert_allclose(refined.loss[~lost], after[~lost], rtol=1e-4, atol=1e-4)
+    assert (refined.accepted >= 0).all()
+    assert (refined.accepted <= settings.n_steps).all()
+    assert not np.isfinite(refined.loss[lost & np.isnan(after)]).any()
+
+
+@pytest.mark.usefixtures("x64")
+def test_adam_equals_plain_optax():
+    x = linear_problem()
+    start = jnp.array([3.0, 0.3, -0.2])  # the angle runs through pi
+    settings = avae.Search(n_steps=12, solver="adam", learning_rate=0.4)  # overshoots: the last is not the best
+    optimizer = optax.adam(0.4)
+
+    loss = lambda x, alpha: -LEAST_SQUARES(x, alpha)  # noqa: E731
+    for f in (LEAST_SQUARES, loss):
+        slope = jax.jit(jax.value_and_grad(lambda alpha, f=f: f(x, alpha)))
+        alpha, state = start, optimizer.init(start)
+        iterates, values = [], []
+        for _ in range(settings.n_steps + 1):
+            value, gradient = slope(alpha)
+            iterates.append(alpha)
+            values.append(float(value))
+            update, state = optimizer.update(gradient, state)
+            alpha = alpha + update
+            alpha = jnp.array([np.mod(alpha[0] + np.pi, 2 * np.pi) - np.pi, *np.clip(alpha[1:], -2, 2)])
+        best = int(np.argmin(values))
+        assert 0 < best < settings.n_steps
+        refined = adam(f, x, start, RIGID, settings)
+        np.testing.assert_allclose(refined.alpha, iterates[best], rtol=1e-9)
+        np.testing.assert_allclose(refined.loss, values[best], rtol=1e-9)
+        lowest = np.minimum.accumulate(values)
+        assert refined.accepted == np.sum(lowest[1:] < lowest[:-1])
+
+
+@pytest.mark.parametrize("solver", [gauss_newton, adam])
+def test_no_steps_keep_the_start(solver):
+    x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), linear_problem())
+    start = jnp.array([0.1, 0.2, 0.3])
+    refined = solver(LEAST_SQUARES, x, start, RIGID, avae.Search(n_steps=0))
+    np.testing.assert_array_equal(refined.alpha, start)
+    np.testing.assert_allclose(refined.loss, LEAST_SQUARES(x, start), rtol=1e-5)
+    assert refined.accepted == 0

@@ -1,0 +1,350 @@
+"""The outer loop: steps, resume, signals, damage, and every mistake a user can make at the door."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import avae
+from avae import checkpoint, data, loop, training
+from avae.config import default, experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = {
+    "data.n_train": 256,
+    "data.n_test": 24,
+    "model.hidden": (16,),
+    "model.latent": 3,
+    "search.n_starts": 8,
+    "train.search.n_starts": 8,
+    "train.search.n_steps": 1,
+    "train.batch_size": 32,
+    "train.epochs": 5,  # 40 steps
+    "train.checkpoint_every": 7,
+    "train.log_every": 10,
+    "evaluation.baseline_epochs": 1,
+    "evaluation.draws": 2,
+    "evaluation.n_exhaustive": 8,
+    "evaluation.n_angles": 24,
+    "evaluation.n_curve": 8,
+    "evaluation.curve_step": 60,
+}
+
+
+def tiny(**changes):
+    config = default()
+    config.update_from_flattened_dict(TINY | changes)
+    return config
+
+
+def fit(config, workdir):
+    checkpoint.claim(workdir, config)
+    return loop.fit(experiment(config), workdir)
+
+
+def command(config_changes, workdir):
+    flags = [f"--config.{name}={value}" for name, value in (TINY | config_changes).items()]
+    return [sys.executable, "train.py", "--config=configs/rot_mnist.py", f"--workdir={workdir}", *flags]
+
+
+def start(workdir, **config_changes):
+    return subprocess.Popen(
+        command(config_changes, workdir), cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        if f" {step}/40" in line:
+            return
+    raise AssertionError("the run ended before that step")
+
+
+def assert_same_weights(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.weights, b.weights)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("straight")
+    return fit(tiny(), workdir), workdir
+
+
+# --- the step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"data.pose": "fresh"}, {"train.search.enabled": False}, {"data.pose": "upright"}]
+)
+def test_loss_falls(changes):
+    exp = experiment(tiny(**changes))
+    images, state = data.load(exp.data).train.images[:64], training.init_state(exp)
+    losses = []
+    for _ in range(30):
+        state, metrics = training.train_step(state, images, exp)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    assert int(state.step) == 30
+
+
+def test_no_gradient_flows_through_the_search():
+    """The step's gradient is that of J at the fixed pose that the search finds (envelope theorem)."""
+    exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0}))
+    images, state = jnp.asarray(data.load(exp.data).train.images[:16]), training.init_state(exp)
+    key = jax.random.fold_in(jax.random.key(exp.train.seed), 0)
+    _, start_key, latent_key = jax.random.split(key, 3)
+    alpha = avae.align(state.params, images, key=start_key, search=exp.train.search).alpha
+
+    def loss(weights):
+        return avae.objective(state.params.replace(weights=weights), images, alpha, latent_key).total.mean()
+
+    expected = float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(state.params.weights)))))
+    _, metrics = training.train_step(state, images, exp)
+    np.testing.assert_allclose(float(metrics["gradient_norm"]), expected, rtol=1e-3)
+
+
+def test_fresh_poses_differ_at_every_step():
+    exp = experiment(tiny(**{"data.pose": "fresh", "train.search.enabled": False, "train.learning_rate": 1e-12}))
+    images, state = data.load(exp.data).train.images[:32], training.init_state(exp)
+    losses = []
+    for _ in range(2):
+        state, metrics = training.train_step(state, images, exp)
+        losses.append(float(metrics["reconstruction"]))
+    assert losses[0] != losses[1]
+
+
+def test_gaussian_and_conv_train():
+    exp = experiment(tiny(**{"model.name": "conv", "likelihood.name": "gaussian", "train.search.n_starts": 4}))
+    images, state = data.load(exp.data).train.images[:8], training.init_state(exp)
+    before = float(state.params.weights["log_scale"])
+    state, metrics = training.train_step(state, images, exp)
+    assert np.isfinite(float(metrics["loss"]))
+    state, _ = training.train_step(state, images, exp)
+    assert float(state.params.weights["log_scale"]) != before
+
+
+# --- stop, resume, damage -------------------------------------------------------------------------------------------
+
+
+def test_killed_and_told_to_stop_then_started_again_ends_in_the_same_weights(straight, tmp_path):
+    process = start(tmp_path)
+    wait_for_step(process, 20)
+    process.kill()  # no warning, no clean-up
+    process.communicate()
+
+    process = start(tmp_path)
+    time.sleep(0)
+    wait_for_step(process, 30)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    if process.returncode == 128 + signal.SIGTERM:  # else the run was quicker than the signal
+        assert "stopped by SIGTERM after step" in output
+        assert "start again to go on" in output
+
+    again = fit(tiny(), tmp_path)
+    assert_same_weights(again, straight[0])
+
+
+def test_interrupt_saves_the_step_it_was_at(tmp_path, monkeypatch):
+    """SIGINT in the middle, away from any checkpoint step, loses nothing."""
+    calls = []
+
+    def step_then_interrupt(*args):
+        calls.append(1)
+        if len(calls) == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training.train_step(*args)
+
+    monkeypatch.setattr(loop, "train_step", step_then_interrupt)
+    with pytest.raises(loop.Interrupted, match="stopped by SIGINT after step 10, saved in"):
+        fit(tiny(), tmp_path)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(training.init_state(experiment(tiny()))).step) == 10
+
+
+def test_resume_does_not_log_a_step_twice(straight, tmp_path):
+    _, workdir = straight
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    fit(tiny(), workdir)  # nothing left to do
+    assert (workdir / "metrics.jsonl").read_text().count("\n") == 4
+
+
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(straight, tmp_path, capsys):
+    fit(tiny(), tmp_path)
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for path in newest.rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:10])
+    again = fit(tiny(), tmp_path)
+    assert "checkpoint 40 cannot be read" in capsys.readouterr().err
+    assert_same_weights(again, straight[0])
+
+
+def test_half_written_checkpoint_is_ignored(straight, tmp_path):
+    fit(tiny(), tmp_path)
+    (tmp_path / "checkpoints" / "999.orbax-checkpoint-tmp").mkdir()
+    assert_same_weights(avae.load(tmp_path), straight[0])
+
+
+def test_all_checkpoints_damaged_is_a_sentence(tmp_path):
+    fit(tiny(), tmp_path)
+    for path in (tmp_path / "checkpoints").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the checkpoints .* can be read"):
+        avae.load(tmp_path)
+
+
+def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = training.train_step
+
+    def poisoned(state, images, exp):
+        return real(state, images * (np.nan if int(state.step) == 9 else 1.0), exp)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 10: .*loss.* not finite; the last good checkpoint"):
+        fit(tiny(), tmp_path)
+    params = avae.load(tmp_path)  # that of step 7
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params.weights))
+
+
+def test_load_gives_the_trained_weights(straight):
+    params, workdir = straight
+    loaded = avae.load(str(workdir))
+    assert_same_weights(loaded, params)
+    assert loaded.model == params.model
+    images = data.load(experiment(tiny()).data).test.images
+    found = avae.align(loaded, images)
+    assert found.alpha.shape == (24, 1)
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_workdir_of_another_config_names_what_differs(straight):
+    _, workdir = straight
+    with pytest.raises(ValueError, match=r"another config \(model.latent: 3 there, 4 here\)"):
+        fit(tiny(**{"model.latent": 4}), workdir)
+
+
+def test_what_does_not_touch_the_weights_may_change(straight):
+    _, workdir = straight
+    fit(tiny(**{"evaluation.draws": 3, "train.log_every": 5}), workdir)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "config.json").write_text("{")])
+def test_no_run_in_a_folder_is_a_sentence(make, tmp_path):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=r"no run here|not a readable config"):
+        avae.load(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_a_sentence(tmp_path):
+    checkpoint.claim(tmp_path, tiny())
+    with pytest.raises(ValueError, match="has not saved a checkpoint yet"):
+        avae.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.epochs": 0}, "train.epochs: expected at least 1, got 0"),
+        ({"train.batch_size": 0}, "train.batch_size: expected at least 1"),
+        ({"train.learning_rate": -1.0}, "learning_rate > 0"),
+        ({"data.pose": "tilted"}, "data.pose: expected one of fixed, upright, fresh, got 'tilted'"),
+        ({"model.name": "mpl"}, "model.name: expected one of mlp, conv, got 'mpl'; did you mean 'mlp'"),
+        ({"transform.name": "rotations"}, "did you mean 'rotation'"),
+        ({"likelihood.name": "poisson"}, "likelihood.name: expected one of bernoulli, gaussian"),
+        ({"search.top_k": 9}, "1 <= top_k <= n_starts, got top_k=9, n_starts=8"),
+        ({"data.n_train": 12_001}, "at most the 12000 embedded digits, got 12001"),
+        ({"data.n_train": 16}, "at most the 16 training examples, got 32"),
+        ({"evaluation.draws": 0}, "evaluation.draws"),
+        ({"data.binarize": "sample", "data.pose": "fresh"}, "cannot be binarized"),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit(tiny(**changes), tmp_path)
+
+
+def test_unknown_and_missing_settings_are_named():
+    config = tiny().to_dict()
+    config["train"]["lerning_rate"] = 1.0
+    with pytest.raises(ValueError, match="config.train: unknown setting 'lerning_rate'; did you mean 'learning_rate'"):
+        experiment(config)
+    config = tiny().to_dict()
+    del config["train"]["epochs"]
+    with pytest.raises(ValueError, match="missing setting.* epochs"):
+        experiment(config)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.train.lerning_rate=1", "no such setting: lerning_rate; did you mean learning_rate?"),
+        ("--config.train.epochs=many", "epochs=many: invalid literal for int"),
+        ("--nonsense=1", "Unknown command line flag 'nonsense'"),
+        ("surplus", "unexpected argument 'surplus'"),
+    ],
+)
+def test_a_wrong_flag_is_a_sentence(flag, message):
+    command = [sys.executable, "train.py", "--config=configs/rot_mnist.py", flag]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_is_a_permutation_and_order_depends_on_the_step_alone():
+    order = data.order(100, 10, seed=3)
+    first = np.concatenate([order[step] for step in range(10)])
+    second = np.concatenate([order[step] for step in range(10, 20)])
+    np.testing.assert_array_equal(np.sort(first), np.arange(100))
+    np.testing.assert_array_equal(np.sort(second), np.arange(100))
+    assert (first != second).any()
+    np.testing.assert_array_equal(order[7], data.order(100, 10, seed=3)[7])
+
+
+def test_digits_are_the_embedded_ones_at_their_poses():
+    upright = data.load(data.Data(pose="upright", n_train=20, n_test=20))
+    fixed = data.load(data.Data(n_train=20, n_test=20))
+    assert upright.test.images.shape == (20, 28, 28, 1)
+    assert upright.test.images.dtype == np.float32
+    turned = avae.warp(upright.test.images, jax.vmap(avae.Rotation().matrix)(fixed.test.poses))
+    np.testing.assert_allclose(fixed.test.images, turned, atol=1e-5)
+    assert not upright.test.poses.any()
+    assert np.abs(fixed.test.poses).max() > 1
+
+
+def test_poses_follow_the_seed():
+    a, b, c = (data.load(data.Data(seed=seed, n_train=8, n_test=8)).train.poses for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).all()
+
+
+@pytest.mark.parametrize("how", ["threshold", "sample"])
+def test_binarized_images_are_binary(how):
+    images = data.load(data.Data(n_train=8, n_test=8, binarize=how)).train.images
+    assert set(np.unique(images)) == {0.0, 1.0}
+
+
+def test_settings_are_frozen_and_hashable():
+    exp = experiment(tiny())
+    assert hash(exp) == hash(experiment(tiny()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        exp.train = None
