@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.model import Params, Search, check_images
+from avae.model import PAPER, Params, Search, check_images
 from avae.objective import pose_loss, predict
-from avae.solvers import SOLVERS, CompositeLoss, linearise
-from avae.transforms import Transform
+from avae.solvers import SOLVERS, CompositeLoss, Refined, linearise
+from avae.transforms import Transform, spread
 from avae.warp import warp_one
 
 Loss = Callable[[Any, Array], Array]
@@ -123,7 +123,7 @@ def search(
       ValueError: if Gauss-Newton is asked for with a loss that has no structure, or the batch is empty.
     """
     composite = isinstance(loss_fn, CompositeLoss)
-    settings = settings or (Search() if composite else Search(top_k=8, n_steps=20, solver="adam"))
+    settings = settings or (Search() if composite else PAPER)
     if settings.solver == "gauss_newton" and not composite:
         raise ValueError('solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"')
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
@@ -139,18 +139,37 @@ def search_batch(loss_fn: Loss, x: Any, transform: Transform, key: Array | None,
 
 
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
-    """Starts -> scores -> top k -> refine -> best, for one example."""
+    """Starts -> scores -> top k -> look around -> refine -> best, for one example."""
     scores = lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
-    losses = jnp.where(jnp.isfinite(scores), scores, jnp.inf)
-    _, kept = lax.top_k(-losses, settings.top_k)
+    _, kept = lax.top_k(-_comparable(scores), settings.top_k)
 
-    refine = SOLVERS[settings.solver]
-    refined = jax.vmap(lambda alpha: refine(loss_fn, x, alpha, transform, settings))(starts[kept])
-    best = jnp.argmin(jnp.where(jnp.isfinite(refined.loss), refined.loss, jnp.inf))
+    def improve(start: Array, score: Array) -> Refined:
+        start = look_around(loss_fn, x, start, score, transform, settings)
+        return SOLVERS[settings.solver](loss_fn, x, start, transform, settings)
+
+    refined = jax.vmap(improve)(starts[kept], scores[kept])
+    best = jnp.argmin(_comparable(refined.loss))
 
     alpha, loss = refined.alpha[best], refined.loss[best]
     info = Info(scores, kept, scores[0], refined.accepted[best], jnp.isfinite(loss))  # start 0 is the identity
     return Found(alpha, loss, info)
+
+
+def look_around(
+    loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search
+) -> Array:
+    """The best of a start and `n_local` poses spread over its cell, for one start of one example."""
+    if settings.n_local == 0:
+        return start
+    steps = spread(settings.n_local + 1, transform.dof)[1:] * transform.cell(settings.n_starts)[None]
+    around = jax.vmap(lambda step: transform.project(transform.retract(start, step)))(steps)
+    scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
+    return jnp.concatenate([start[None], around])[jnp.argmin(_comparable(scores))]
+
+
+def _comparable(losses: Array) -> Array:
+    """Losses with infinity for whatever is not finite, so that it never wins."""
+    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn", "transform", "settings"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.transforms import Rotation, Transform
@@ -22,7 +23,9 @@ class Search:
 
     Attributes:
       n_starts: stratified poses that are scored, the identity among them.
-      top_k: how many of them are refined.
+      top_k: how many of them are kept.
+      n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
+        to a nat every few degrees, which the gradient alone does not cross.
       n_steps: refinement steps; 0 keeps the best start as it is.
       solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
       learning_rate: Adam's step size, in radians and half-widths.
@@ -32,7 +35,8 @@ class Search:
 
     n_starts: int = 32
     top_k: int = 2
-    n_steps: int = 5
+    n_local: int = 4
+    n_steps: int = 4
     solver: str = "gauss_newton"
     learning_rate: float = 0.03
     damping: float = 0.01
@@ -43,8 +47,10 @@ class Search:
             raise ValueError(f"search expects n_starts >= 1 and chunk >= 1, got {self.n_starts} and {self.chunk}")
         if not 1 <= self.top_k <= self.n_starts:
             raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
-        if self.n_steps < 0:
-            raise ValueError(f"search expects n_steps >= 0 (0: no refinement), got {self.n_steps}")
+        if self.n_steps < 0 or self.n_local < 0:
+            raise ValueError(
+                f"search expects n_steps >= 0 (0: no refinement) and n_local >= 0, got {self.n_steps} and {self.n_local}"
+            )
         if self.solver not in SOLVERS:
             raise ValueError(f"search expects a solver of {SOLVERS}, got {self.solver!r}")
         if not (self.learning_rate > 0 and self.damping > 0):
@@ -53,7 +59,7 @@ class Search:
             )
 
 
-PAPER = Search(n_starts=32, top_k=8, n_steps=20, solver="adam", learning_rate=0.03)
+PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +152,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x") -> Array:
         raise ValueError(f"{name}: expected {wanted}, got shape {array.shape}")
     if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
-    if not isinstance(array, jax.core.Tracer):
+    if not isinstance(array, Tracer):
         _check_values(np.asarray(array), model, name)
     return jnp.asarray(array, jnp.float32)
 

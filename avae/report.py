@@ -32,6 +32,12 @@ from avae.evaluate import NAMES, Results
 from avae.logs import read_metrics
 from avae.tables import as_html, cell_html, tables, tiles
 
+ALT = {
+    "grid": "Test images, their canonical form and their reconstructions",
+    "loss_curve": "Loss against the rotation of the input",
+    "orientation": "Histograms of the canonical orientation of each class",
+    "training": "Training loss against steps",
+}
 NO_CLUSTERS = ' Not measured: it needs scikit-learn (pip install "avae[cluster]").'
 
 
@@ -108,7 +114,7 @@ def _page(
     """report.html: the words are in the template, the numbers come from results.json by way of `avae.tables`."""
     model, bad = experiment.model, numbers["search"]["not_finite"]
     parts = (type(part).__name__ for part in (model.networks, model.likelihood, model.transform))
-    training = f"<h2>Training</h2><figure>{_image(pngs['training'])}</figure>" if "training" in pngs else ""
+    training = f"<h2>Training</h2><figure>{_image('training', pngs['training'])}</figure>" if "training" in pngs else ""
     template = (importlib.resources.files("avae") / "report.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(
         title=f"Affine VAE: {html.escape(name)}",
@@ -126,7 +132,7 @@ def _page(
         training=training,
         environment=_settings(extra["environment"]),
         config=_settings(flatten(extra["config"])),
-        **{name: _image(png) for name, png in pngs.items() if name != "training"},
+        **{name: _image(name, png) for name, png in pngs.items() if name != "training"},
         **{f"table_{name}": as_html(numbers, table) for name, table in tables(numbers).items()},
     )
 
@@ -141,8 +147,8 @@ def _tiles(numbers: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _image(png: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def _image(name: str, png: bytes) -> str:
+    return f'<img alt="{ALT[name]}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -
     slopes = [leaf.ravel() for leaf in jax.tree.leaves(slope)]
     curvatures = [leaf.ravel() for leaf in jax.tree.leaves(loss.curvature(x, u))]
     gradient = sum(t @ g for t, g in zip(flat, slopes, strict=True))
-    hessian = sum((t * c) @ t.T for t, c in zip(flat, curvatures, strict=True))
+    hessian = sum((t * c[None]) @ t.T for t, c in zip(flat, curvatures, strict=True))
     return Local(value, jnp.asarray(gradient), jnp.asarray(hessian))
 
 

@@ -70,6 +70,7 @@ def tiles(numbers: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
         ("above exhaustive search", Cell("search.gap.mean", ".3f"), "nats"),
         ("worst minus best angle, with search", Cell("curve.series.avae_search.range"), "nats"),
         ("mean resultant length per class", Cell("orientation.mean_resultant"), ""),
+        ("10-cluster accuracy of the latents", Cell("clusters.accuracy"), ""),
         ("align", Cell("speed.align", ",.0f"), "images/s"),
     ]
     if numbers["gain"] is None:

@@ -58,6 +58,10 @@ class Transform:
         """`n` stratified poses [n, size], the identity first: stratum centres, or drawn within them by `key`."""
         raise NotImplementedError
 
+    def cell(self, n: int) -> Array:
+        """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for."""
+        raise NotImplementedError
+
     def retract(self, alpha: Array, step: Array) -> Array:
         """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`."""
         return alpha + step
@@ -94,6 +98,10 @@ class Rotation(Transform):
     def starts(self, n: int, key: Array | None = None) -> Array:
         """`n` angles [n, 1], one in each of `n` equal arcs; the arc around zero gives the identity itself."""
         return _wrap(_strata(n, key) * (2 * math.pi))[:, None]
+
+    def cell(self, n: int) -> Array:
+        """Half an arc."""
+        return jnp.full(1, math.pi / n)
 
     def project(self, alpha: Array) -> Array:
         """The angle in [-pi, pi)."""
@@ -139,11 +147,13 @@ class Rigid(Transform):
         """`n` poses [n, 3]: angles as `Rotation.starts`, each with the next point of a low-discrepancy set of shifts."""
         angle_key, shift_key = (None, None) if key is None else jax.random.split(key)
         angles = Rotation().starts(n, angle_key)
-        offset = jnp.zeros(2) if shift_key is None else jax.random.uniform(shift_key, (2,))
-        # The R2 sequence (Roberts 2018): the two-dimensional golden ratio; point 0 is the centre of the box.
-        points = jnp.mod(jnp.arange(n)[:, None] * jnp.array([0.7548776662466927, 0.5698402909980532]) + offset, 1.0)
-        shifts = (2 * jnp.mod(points + 0.5, 1.0) - 1) * self.max_shift
+        shifts = spread(n, 2, shift_key) * self.max_shift
         return jnp.concatenate([angles, shifts], axis=1).at[0].set(0.0)
+
+    def cell(self, n: int) -> Array:
+        """Half an arc of an n-th root of the angles, and as fine a part of the box: the cells of a grid of `n` starts."""
+        parts = n ** (1 / 3)
+        return jnp.array([math.pi, self.max_shift, self.max_shift]) / parts
 
     def project(self, alpha: Array) -> Array:
         """The angle in [-pi, pi), the shift in the box."""
@@ -153,6 +163,19 @@ class Rigid(Transform):
     def distance(self, a: Array, b: Array) -> Array:
         """sqrt(angle^2 + |shift|^2): how far a point one half-width from the centre moves, to first order."""
         return jnp.sqrt(_wrap(a[0] - b[0]) ** 2 + jnp.sum((a[1:] - b[1:]) ** 2))
+
+
+def spread(n: int, d: int, key: Array | None = None) -> Array:
+    """`n` points [n, d] that fill the box [-1, 1]^d evenly, its centre first; shifted together at random by `key`.
+
+    The additive recurrence of Roberts (2018), whose steps are powers of the d-dimensional golden ratio.
+    """
+    ratio = 2.0
+    for _ in range(30):
+        ratio = (1 + ratio) ** (1 / (d + 1))  # the root of r^(d+1) = r + 1
+    steps = jnp.array([[ratio ** -(axis + 1) for axis in range(d)]])
+    offset = jnp.full((1, d), 0.5) if key is None else jax.random.uniform(key, (1, d))
+    return 2 * jnp.mod(jnp.arange(n)[:, None] * steps + offset, 1.0) - 1
 
 
 FAMILIES: dict[str, type[Transform]] = {"rotation": Rotation, "rigid": Rigid}

@@ -31,7 +31,7 @@ def numpy_dense(weights, h):
     for i in range(len(weights)):
         h = h @ np.asarray(weights[f"Dense_{i}"]["kernel"], float) + np.asarray(weights[f"Dense_{i}"]["bias"], float)
         if i < len(weights) - 1:
-            h = np.where(h > 0, h, np.expm1(h))
+            h = h / (1 + np.exp(-h))
     return h
 
 

@@ -34,12 +34,12 @@ def linear_problem(seed=0):
     return jax.tree.map(jnp.asarray, (matrix, b, weight))
 
 
-@pytest.mark.parametrize("transform", [avae.Rotation(), avae.Rigid()], ids=["rotation", "rigid"])
 @pytest.mark.usefixtures("x64")
-def test_linearise_equals_reverse_mode(params, images, transform):
+def test_linearise_equals_reverse_mode(params, images):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    transform = avae.Rigid()
     loss, x = pose_loss(params, transform), jnp.asarray(images[0], jnp.float64)
-    alpha = jnp.array([0.7, 0.1, -0.05])[: transform.size]
+    alpha = jnp.array([0.7, 0.1, -0.05])
 
     @jax.jit
     def both(alpha):
@@ -57,7 +57,7 @@ def test_linearise_equals_reverse_mode(params, images, transform):
 @pytest.mark.usefixtures("x64")
 def test_linearise_is_exact_on_least_squares():
     x = linear_problem()
-    local = linearise(LEAST_SQUARES, x, jnp.ones(3), RIGID)
+    local = jax.jit(lambda alpha: linearise(LEAST_SQUARES, x, alpha, RIGID))(jnp.ones(3))
     np.testing.assert_allclose(local.hessian, jax.hessian(lambda a: LEAST_SQUARES(x, a))(jnp.ones(3)), rtol=1e-10)
     np.testing.assert_allclose(local.gradient, jax.grad(lambda a: LEAST_SQUARES(x, a))(jnp.ones(3)), rtol=1e-10)
 
@@ -66,7 +66,7 @@ def test_linearise_is_exact_on_least_squares():
 def test_gauss_newton_solves_least_squares_in_one_step():
     x = linear_problem()
     settings = avae.Search(n_steps=1, damping=1e-9)
-    refined = gauss_newton(LEAST_SQUARES, x, jnp.zeros(3), RIGID, settings)
+    refined = jax.jit(lambda alpha: gauss_newton(LEAST_SQUARES, x, alpha, RIGID, settings))(jnp.zeros(3))
     root = np.sqrt(np.asarray(x[2]))
     solution, *_ = np.linalg.lstsq(np.asarray(x[0]) * root[:, None], np.asarray(x[1]) * root, rcond=None)
     np.testing.assert_allclose(refined.alpha, solution, atol=1e-5)
@@ -120,7 +120,7 @@ def test_adam_equals_plain_optax():
             alpha = jnp.array([np.mod(alpha[0] + np.pi, 2 * np.pi) - np.pi, *np.clip(alpha[1:], -2, 2)])
         best = int(np.argmin(values))
         assert 0 < best < settings.n_steps
-        refined = adam(f, x, start, RIGID, settings)
+        refined = jax.jit(lambda alpha, f=f: adam(f, x, alpha, RIGID, settings))(start)
         np.testing.assert_allclose(refined.alpha, iterates[best], rtol=1e-9)
         np.testing.assert_allclose(refined.loss, values[best], rtol=1e-9)
         lowest = np.minimum.accumulate(values)
@@ -131,7 +131,7 @@ def test_adam_equals_plain_optax():
 def test_no_steps_keep_the_start(solver):
     x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), linear_problem())
     start = jnp.array([0.1, 0.2, 0.3])
-    refined = solver(LEAST_SQUARES, x, start, RIGID, avae.Search(n_steps=0))
+    refined = jax.jit(lambda alpha: solver(LEAST_SQUARES, x, alpha, RIGID, avae.Search(n_steps=0)))(start)
     np.testing.assert_array_equal(refined.alpha, start)
     np.testing.assert_allclose(refined.loss, LEAST_SQUARES(x, start), rtol=1e-5)
     assert refined.accepted == 0

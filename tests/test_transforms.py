@@ -12,11 +12,11 @@ every_family = pytest.mark.parametrize("family", [make() for make in FAMILIES.va
 
 
 def samples(family, n, seed=0):
-    return jax.vmap(family.sample)(jax.random.split(jax.random.key(seed), n))
+    return jax.jit(jax.vmap(family.sample))(jax.random.split(jax.random.key(seed), n))
 
 
 def pairwise(family, a, b):
-    return np.asarray(jax.vmap(family.distance)(a, b))
+    return np.asarray(jax.jit(jax.vmap(family.distance))(a, b))
 
 
 @every_family
@@ -26,38 +26,41 @@ def test_group_axioms(family):
     assert family.identity.shape == (family.size,)
     np.testing.assert_array_equal(family.matrix(family.identity), unit)
     np.testing.assert_array_equal(family.inverse(family.identity), unit)
-    for alpha in samples(family, 5):
-        matrix, inverse = family.matrix(alpha), family.inverse(alpha)
-        assert matrix.shape == inverse.shape == (family.dim, family.dim + 1)
-        np.testing.assert_allclose(compose(matrix, inverse), unit, atol=1e-14)
-        np.testing.assert_allclose(compose(inverse, matrix), unit, atol=1e-14)
+    alpha = samples(family, 5)
+    matrix, inverse = jax.jit(jax.vmap(lambda alpha: (family.matrix(alpha), family.inverse(alpha))))(alpha)
+    assert matrix.shape == inverse.shape == (5, family.dim, family.dim + 1)
+    for a, b in [(matrix, inverse), (inverse, matrix)]:
+        np.testing.assert_allclose(jax.vmap(compose)(a, b), np.tile(unit, (5, 1, 1)), atol=1e-14)
 
 
 @every_family
 @pytest.mark.usefixtures("x64")
 def test_retract_is_smooth_and_still_at_zero(family, finite_differences):
+    zero, moved = jnp.zeros(family.dof), jax.jit(lambda alpha, step: family.matrix(family.retract(alpha, step)))
+    slope = jax.jit(jax.jacfwd(moved, 1))
     for alpha in samples(family, 3):
-        zero = jnp.zeros(family.dof)
         np.testing.assert_allclose(family.retract(alpha, zero), alpha, atol=1e-15)
-        moved = lambda step: family.matrix(family.retract(alpha, jnp.asarray(step)))  # noqa: B023, E731
-        slope = jax.jacfwd(moved)(zero)
-        np.testing.assert_allclose(slope, finite_differences(moved, zero), atol=1e-8)
-        assert np.linalg.matrix_rank(slope.reshape(-1, family.dof)) == family.dof  # every direction moves the picture
+        expected = finite_differences(lambda step, alpha=alpha: moved(alpha, step), zero)
+        np.testing.assert_allclose(slope(alpha, zero), expected, atol=1e-8)
+        assert (
+            np.linalg.matrix_rank(expected.reshape(-1, family.dof)) == family.dof
+        )  # every direction moves the picture
 
 
 @every_family
 @pytest.mark.usefixtures("x64")
 def test_project_is_idempotent_and_in_the_support(family):
     far = 5 * jax.random.normal(jax.random.key(0), (50, family.size))
-    once = jax.vmap(family.project)(far)
-    np.testing.assert_allclose(jax.vmap(family.project)(once), once, atol=1e-14)
-    assert np.isfinite(jax.vmap(family.log_prior)(once)).all()
+    project = jax.jit(jax.vmap(family.project))
+    once = project(far)
+    np.testing.assert_allclose(project(once), once, atol=1e-14)
+    assert np.isfinite(jax.jit(jax.vmap(family.log_prior))(once)).all()
     assert (once[:, 0] >= -np.pi).all()
     assert (once[:, 0] < np.pi).all()
     turns = (far[:, 0] - once[:, 0]) / (2 * np.pi)
     np.testing.assert_allclose(turns, np.round(turns), atol=1e-12)
-    inside = samples(family, 20)
-    np.testing.assert_allclose(jax.vmap(family.project)(inside), inside, atol=1e-14)
+    inside = samples(family, 50)
+    np.testing.assert_allclose(project(inside), inside, atol=1e-14)
 
 
 @every_family
@@ -79,15 +82,16 @@ def test_distance_wraps(family):
 
 @every_family
 @pytest.mark.parametrize("key", [None, 3])
-@pytest.mark.parametrize("n", [1, 2, 7, 32])
+@pytest.mark.parametrize("n", [1, 7, 32])
 def test_starts_are_stratified(family, key, n):
     key = None if key is None else jax.random.key(key)
-    starts = np.asarray(family.starts(n, key))
+    make = jax.jit(family.starts, static_argnums=0)
+    starts = np.asarray(make(n, key))
     assert starts.shape == (n, family.size)
     np.testing.assert_array_equal(starts[0], family.identity)
-    np.testing.assert_array_equal(starts, family.starts(n, key))
+    np.testing.assert_array_equal(starts, make(n, key))
     assert len(np.unique(starts, axis=0)) == n
-    assert np.isfinite(jax.vmap(family.log_prior)(starts)).all()
+    assert np.isfinite(jax.jit(jax.vmap(family.log_prior))(starts)).all()
     arcs = np.round(starts[:, 0] / (2 * np.pi / n)).astype(int) % n
     assert sorted(arcs) == list(range(n))  # one angle in each arc
 
@@ -111,7 +115,7 @@ def test_rigid_starts_fill_the_box():
 @every_family
 def test_samples_are_uniform(family):
     alpha = np.asarray(samples(family, 4000))
-    assert np.isfinite(jax.vmap(family.log_prior)(alpha)).all()
+    assert np.isfinite(jax.jit(jax.vmap(family.log_prior))(alpha)).all()
     half_widths = np.array([np.pi, 0.2, 0.2][: family.size])
     scaled = alpha / half_widths
     assert np.abs(scaled).max() <= 1
