@@ -14,9 +14,6 @@ from avae.config import Experiment
 from avae.evaluate import evaluate
 from avae.tables import as_text
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-BASELINE = flags.DEFINE_string("baseline", None, "Folder of a plain VAE to compare with; default: WORKDIR/baseline.")
-
 
 def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None) -> pathlib.Path:
     """Evaluates the run in `workdir`, beside the plain VAE in `baseline` (default: workdir/baseline, if it is there).
@@ -60,13 +57,15 @@ def main(argv: list[str]) -> None:
     """Flags to functions; a mistake of the user's ends in a sentence."""
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; usage: python eval.py --workdir=FOLDER [--baseline=FOLDER]")
-    if WORKDIR.value is None:
+    if flags.FLAGS.workdir is None:
         sys.exit("error: --workdir is missing; try --workdir=runs/rot_mnist")
     try:
-        run(WORKDIR.value, BASELINE.value)
+        run(flags.FLAGS.workdir, flags.FLAGS.baseline)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are global: train.py, which calls `run`, has its own
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("baseline", None, "Folder of a plain VAE to compare with; default: WORKDIR/baseline.")
     app.run(main)

@@ -125,7 +125,9 @@ def search(
     composite = isinstance(loss_fn, CompositeLoss)
     settings = settings or (Search() if composite else PAPER)
     if settings.solver == "gauss_newton" and not composite:
-        raise ValueError('solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"')
+        raise ValueError(
+            'solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"'
+        )
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise ValueError(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
@@ -155,9 +157,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     return Found(alpha, loss, info)
 
 
-def look_around(
-    loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search
-) -> Array:
+def look_around(loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search) -> Array:
     """The best of a start and `n_local` poses spread over its cell, for one start of one example."""
     if settings.n_local == 0:
         return start

@@ -1,7 +1,7 @@
 """Runs on disk: the config, and the checkpoints beside it. All of Orbax is in this file.
 
-    workdir/config.json             what the run is; a workdir belongs to one config
-    workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few
+workdir/config.json             what the run is; a workdir belongs to one config
+workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few
 """
 
 import json
@@ -37,7 +37,9 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Starts to save a copy of `state` (its buffers are donated to the next step); waits first for the save before."""
         self.wait()
-        self._saving = self._checkpointer.save_async(int(state.step), jax.tree.map(jnp.copy, _arrays(state)), overwrite=True)
+        self._saving = self._checkpointer.save_async(
+            int(state.step), jax.tree.map(jnp.copy, _arrays(state)), overwrite=True
+        )
 
     def wait(self) -> None:
         """Returns when nothing is being saved any more.

@@ -56,7 +56,9 @@ class Data:
         if self.n_train < 1 or self.n_test < 1:
             raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
         if self.pose == "fresh" and self.binarize != "none":
-            raise ValueError('data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand')
+            raise ValueError(
+                'data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand'
+            )
 
 
 class Examples(NamedTuple):
@@ -107,7 +109,10 @@ def repose(images: Array, poses: Array, transform: Transform) -> Array:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    with importlib.resources.as_file(importlib.resources.files("avae") / "digits" / "digits.npz") as path, np.load(path) as raw:
+    with (
+        importlib.resources.as_file(importlib.resources.files("avae") / "digits" / "digits.npz") as path,
+        np.load(path) as raw,
+    ):
         return dict(raw)
 
 

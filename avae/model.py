@@ -161,7 +161,9 @@ def _check_values(values: np.ndarray, model: Model, name: str) -> None:
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity in {len(bad)} image(s), first at {bad[0]}")
+        raise ValueError(
+            f"{name}: expected finite values, got NaN or infinity in {len(bad)} image(s), first at {bad[0]}"
+        )
     problem = model.likelihood.check(values)
     if problem:
         raise ValueError(f"{name}: expected {problem}")

@@ -82,7 +82,9 @@ class Conv:
     def __post_init__(self) -> None:
         _check_sizes(self, ())
         if len(self.image_shape) != 3 or any(side % 4 for side in self.image_shape[:2]):
-            raise ValueError(f"the conv VAE expects images [H, W, C] with H and W divisible by 4, got {self.image_shape}")
+            raise ValueError(
+                f"the conv VAE expects images [H, W, C] with H and W divisible by 4, got {self.image_shape}"
+            )
 
     @property
     def _encoder(self) -> nn.Module:

@@ -105,7 +105,9 @@ def _positions(matrix: Array, space: list[int]) -> list[Array]:
     sizes = space[::-1]  # x first, as in the matrix
     unit = min(space) / 2
     centred = [
-        (jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2).reshape([size if axis == d - 1 - i else 1 for axis in range(d)])
+        (jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2).reshape(
+            [size if axis == d - 1 - i else 1 for axis in range(d)]
+        )
         for i, size in enumerate(sizes)
     ]
     positions = [

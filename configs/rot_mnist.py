@@ -1,6 +1,6 @@
 """The main job: an AVAE on 12,000 digits at fixed random orientations, searched in training and at inference.
 
-    python train.py --config=configs/rot_mnist.py
+python train.py --config=configs/rot_mnist.py
 """
 
 from ml_collections import ConfigDict

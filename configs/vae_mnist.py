@@ -1,7 +1,7 @@
 """The baseline: a plain VAE of the same size on the same rotated digits, trained without any search.
 
-    python train.py --config=configs/vae_mnist.py                                          # rotated digits
-    python train.py --config=configs/vae_mnist.py --config.data.pose=upright --workdir=runs/vae_upright
+python train.py --config=configs/vae_mnist.py                                          # rotated digits
+python train.py --config=configs/vae_mnist.py --config.data.pose=upright --workdir=runs/vae_upright
 """
 
 from ml_collections import ConfigDict

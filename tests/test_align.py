@@ -69,10 +69,21 @@ def test_search_defaults_to_the_solver_that_the_loss_allows():
 
 def test_no_steps_keep_the_best_start():
     x = np.array([0.1, 0.7, -2.0, -0.1], np.float32)
-    found = avae.search(BOWL, x, avae.Rotation(), settings=dataclasses.replace(SEARCH, n_steps=0))
+    settings = dataclasses.replace(SEARCH, n_steps=0, n_local=0)
+    found = avae.search(BOWL, x, avae.Rotation(), settings=settings)
     np.testing.assert_allclose(found.alpha[:, 0], np.round(x / (np.pi / 4)) * np.pi / 4, atol=1e-6)
     np.testing.assert_allclose(found.loss, found.info.start_losses.min(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(found.info.accepted, 0)
+
+
+def test_looking_around_only_helps():
+    x = np.linspace(-3, 3, 25, dtype=np.float32)
+    settings = dataclasses.replace(SEARCH, n_steps=0, n_local=3)
+    found = avae.search(BOWL, x, avae.Rotation(), settings=settings)
+    best_start = found.info.start_losses.min(axis=1)
+    assert (found.loss <= best_start + 1e-6).all()
+    assert (found.loss < best_start - 1e-3).mean() > 0.3
+    np.testing.assert_allclose(found.loss, (found.alpha[:, 0] - x) ** 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [1, 8])

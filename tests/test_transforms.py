@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avae.transforms import FAMILIES, Rigid, Rotation
+from avae.transforms import FAMILIES, Rigid, Rotation, spread
 from avae.warp import compose
 
 every_family = pytest.mark.parametrize("family", [make() for make in FAMILIES.values()], ids=list(FAMILIES))
@@ -101,6 +101,29 @@ def test_a_key_moves_every_start_but_the_identity(family):
     centres, drawn, others = family.starts(8), family.starts(8, jax.random.key(0)), family.starts(8, jax.random.key(1))
     assert (np.abs(drawn - centres)[1:] > 0).all()
     assert (np.abs(drawn - others)[1:] > 0).all()
+
+
+@every_family
+def test_cells_cover_the_circle_and_shrink(family):
+    few, many = family.cell(8), family.cell(64)
+    assert few.shape == (family.dof,)
+    assert (many > 0).all()
+    assert (many < few).all()
+    np.testing.assert_allclose(family.cell(1)[0], np.pi, rtol=1e-6)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_spread_fills_the_cube(d):
+    points = np.asarray(spread(64, d))
+    np.testing.assert_array_equal(points[0], 0)
+    assert np.abs(points).max() <= 1
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=0.08)
+    np.testing.assert_allclose((points**2).mean(axis=0), 1 / 3, atol=0.04)
+    octants = np.unique(points[1:] > 0, axis=0, return_counts=True)[1]
+    assert len(octants) == 2**d
+    assert octants.min() >= 0.6 * 64 / 2**d
+    moved = (spread(64, d, jax.random.key(0)) - points) % 2  # all by one shift
+    np.testing.assert_allclose(moved, np.tile(moved[0], (64, 1)), atol=1e-4)
 
 
 def test_rigid_starts_fill_the_box():
