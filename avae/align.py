@@ -97,10 +97,10 @@ def align(
     Raises:
       ValueError: if x has the wrong shape, dtype or range, or the transform another dimension than the model's.
     """
-    transform = transform or params.model.transform
-    if transform.dim != params.model.transform.dim:
-        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {transform}")
-    return _align(params, check_images(x, params.model), key, search or params.model.search, transform)
+    family: Transform = transform or params.model.transform
+    if family.dim != params.model.transform.dim:
+        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family}")
+    return _align(params, check_images(x, params.model), key, search or params.model.search, family)
 
 
 def search(

@@ -26,16 +26,18 @@ class Checkpoints:
     """The checkpoints of one run, written in the background, made visible only when whole."""
 
     def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
+        every_step: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # Orbax's own types disagree
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            (workdir / "checkpoints").resolve(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            str((workdir / "checkpoints").resolve()),
+            save_decision_policy=every_step,
+            preservation_policy=newest,
             cleanup_tmp_directories=True,
         )
         self._saving: Any = None
 
     def save(self, state: TrainState) -> None:
-        """Starts to save a copy of `state` (its buffers are donated to the next step); waits first for the save before."""
+        """Starts to save a copy of `state`, whose buffers are given to the next step; waits for the save before."""
         self.wait()
         self._saving = self._checkpointer.save_async(
             int(state.step), jax.tree.map(jnp.copy, _arrays(state)), overwrite=True
@@ -132,7 +134,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
         ]
         if changed:
             raise ValueError(
-                f"{workdir} holds a run of another config ({'; '.join(changed)}); choose another --workdir, or remove this one"
+                f"{workdir} holds a run of another config ({'; '.join(changed)}); "
+                "choose another --workdir, or remove this one"
             )
     workdir.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")

@@ -70,7 +70,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
         self._title, self._total, self._done, self._first, self._every = title, total, done, done, every
-        self._unit, self._start = unit, time.monotonic()
+        self._unit, self._since, self._start = unit, done, time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
@@ -85,10 +85,10 @@ class Progress:
             if note:
                 self._bar.set_postfix_str(note)
         elif before == self._first or self._done // self._every > before // self._every or self._done == self._total:
-            seconds = time.monotonic() - self._start
-            left = seconds / (self._done - self._first) * (self._total - self._done)
-            line = f"{self._title}: {self._done}/{self._total} {self._unit}s, {_clock(left)} left"
+            line = f"{self._title}: {self._done}/{self._total} {self._unit}s{self._left()}"
             self.say(line + (f" | {note}" if note else ""))
+        if before == self._first:
+            self._since, self._start = self._done, time.monotonic()
 
     def say(self, line: str) -> None:
         """A line that does not break the bar."""
@@ -96,6 +96,13 @@ class Progress:
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        """Time to go, counted without the first unit: compilation happens once."""
+        done = self._done - self._since
+        if done <= 0 or self._since == self._first:
+            return ""
+        return f", {_clock((time.monotonic() - self._start) / done * (self._total - self._done))} left"
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -49,7 +49,8 @@ class Search:
             raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
         if self.n_steps < 0 or self.n_local < 0:
             raise ValueError(
-                f"search expects n_steps >= 0 (0: no refinement) and n_local >= 0, got {self.n_steps} and {self.n_local}"
+                "search expects n_steps >= 0 (0: no refinement) and n_local >= 0, "
+                f"got {self.n_steps} and {self.n_local}"
             )
         if self.solver not in SOLVERS:
             raise ValueError(f"search expects a solver of {SOLVERS}, got {self.solver!r}")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.model import Model, Params, check_images
+from avae.model import Params, check_images
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 from avae.vae import Posterior
@@ -107,7 +107,7 @@ def pose_loss(params: Params, transform: Transform) -> CompositeLoss:
 
 
 def latent(posterior: Posterior, key: Array | None) -> Array:
-    """z = mu + sigma eps (the reparameterisation of Kingma & Welling 2014), or mu where no key is given."""
+    """Z = mu + sigma eps (the reparameterisation of Kingma & Welling 2014), or mu where no key is given."""
     if key is None:
         return posterior.mu
     return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(key, posterior.mu.shape)

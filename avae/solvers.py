@@ -107,7 +107,7 @@ SOLVERS: dict[str, Callable[..., Refined]] = {"gauss_newton": gauss_newton, "ada
 
 
 def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
-    """f at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
+    """F at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
     zero = jnp.zeros(dof)
     return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof))
 

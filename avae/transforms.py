@@ -144,14 +144,14 @@ class Rigid(Transform):
         return jnp.where(inside, -math.log(2 * math.pi) - 2 * math.log(2 * self.max_shift), -jnp.inf)
 
     def starts(self, n: int, key: Array | None = None) -> Array:
-        """`n` poses [n, 3]: angles as `Rotation.starts`, each with the next point of a low-discrepancy set of shifts."""
+        """`n` poses [n, 3]: angles as `Rotation.starts`, each with the next of a low-discrepancy set of shifts."""
         angle_key, shift_key = (None, None) if key is None else jax.random.split(key)
         angles = Rotation().starts(n, angle_key)
         shifts = spread(n, 2, shift_key) * self.max_shift
         return jnp.concatenate([angles, shifts], axis=1).at[0].set(0.0)
 
     def cell(self, n: int) -> Array:
-        """Half an arc of an n-th root of the angles, and as fine a part of the box: the cells of a grid of `n` starts."""
+        """The half-widths of one cell, were the starts a grid: a cube root of `n` parts along each entry."""
         parts = n ** (1 / 3)
         return jnp.array([math.pi, self.max_shift, self.max_shift]) / parts
 

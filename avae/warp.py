@@ -16,6 +16,7 @@ images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False
            +1 +---------+
 """
 
+import functools
 import itertools
 import math
 
@@ -70,7 +71,7 @@ def warp_one(x: Array, matrix: Array) -> Array:
     out = jnp.zeros(())
     for corner in itertools.product(*axes):  # 4 corners in 2D, 8 in 3D
         index = sum(index for index, _ in corner)
-        weight = math.prod(weight for _, weight in corner)
+        weight = functools.reduce(jnp.multiply, (weight for _, weight in corner))
         out = out + weight[..., None] * pixels.at[index].get(mode="promise_in_bounds")
     return out.astype(x.dtype)
 
@@ -90,7 +91,7 @@ def invert(matrix: Array) -> Array:
 
 
 def compose(outer: Array, inner: Array) -> Array:
-    """The pull map p -> outer(inner(p)): `warp(x, compose(a, b))` is `warp(warp(x, a), b)` but for one blur less."""
+    """Two pull maps in one, `outer` after `inner`: what two warps in that order pull, blurred once."""
     linear = outer[:, :-1] @ inner[:, :-1]
     shift = outer[:, :-1] @ inner[:, -1] + outer[:, -1]
     return jnp.concatenate([linear, shift[:, None]], axis=1)

@@ -203,7 +203,7 @@ def test_all_checkpoints_damaged_is_a_sentence(tmp_path):
     for path in (tmp_path / "checkpoints").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the checkpoints .* can be read"):
+    with pytest.raises(ValueError, match=r"none of the checkpoints .* can be read"):
         avae.load(tmp_path)
 
 
@@ -282,11 +282,11 @@ def test_a_wrong_setting_is_a_sentence(changes, message, tmp_path):
 def test_unknown_and_missing_settings_are_named():
     config = tiny().to_dict()
     config["train"]["lerning_rate"] = 1.0
-    with pytest.raises(ValueError, match="config.train: unknown setting 'lerning_rate'; did you mean 'learning_rate'"):
+    with pytest.raises(ValueError, match=r"config.train: unknown setting 'lerning_rate'; did you mean 'learning_rate'"):
         experiment(config)
     config = tiny().to_dict()
     del config["train"]["epochs"]
-    with pytest.raises(ValueError, match="missing setting.* epochs"):
+    with pytest.raises(ValueError, match=r"missing setting.* epochs"):
         experiment(config)
 
 
