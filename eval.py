@@ -6,7 +6,7 @@ python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist]
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from avae import report
 from avae.checkpoint import load, load_experiment
@@ -55,6 +55,7 @@ def differences(run: Experiment, baseline: Experiment) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Flags to functions; a mistake of the user's ends in a sentence."""
+    logging.set_verbosity(logging.WARNING)  # libraries tell of every file they save
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; usage: python eval.py --workdir=FOLDER [--baseline=FOLDER]")
     if flags.FLAGS.workdir is None:

@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import eval as evaluation
@@ -50,6 +50,7 @@ def plain_vae(config: ConfigDict) -> ConfigDict:
 
 def main(argv: list[str]) -> None:
     """Flags to functions; a mistake of the user's ends in a sentence."""
+    logging.set_verbosity(logging.WARNING)  # libraries tell of every file they save
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.section.name=value")
     if CONFIG.value is None:

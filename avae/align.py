@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.model import PAPER, Params, Search, check_images
+from avae.model import PAPER, Params, Search, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.solvers import SOLVERS, CompositeLoss, Refined, linearise
 from avae.transforms import Transform, spread
@@ -95,11 +96,13 @@ def align(
       An `Alignment`. Nothing is raised inside compiled code: see `info.finite`.
 
     Raises:
-      ValueError: if x has the wrong shape, dtype or range, or the transform another dimension than the model's.
+      ValueError: if x has the wrong shape, dtype or range, the transform another dimension than the model's, or the
+        key is none.
     """
     family: Transform = transform or params.model.transform
     if family.dim != params.model.transform.dim:
         raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family}")
+    check_key(key)
     return _align(params, check_images(x, params.model), key, search or params.model.search, family)
 
 
@@ -128,7 +131,8 @@ def search(
         raise ValueError(
             'solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"'
         )
-    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    check_key(key)
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise ValueError(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
     return _jit_search(loss_fn, x, transform, key, settings)
@@ -167,6 +171,15 @@ def look_around(loss_fn: Loss, x: Any, start: Array, score: Array, transform: Tr
     return jnp.concatenate([start[None], around])[jnp.argmin(_comparable(scores))]
 
 
+def standard_deviation(precision: Array) -> Array:
+    """Square roots [n] of the diagonal of the inverse of a precision matrix [n, n]; infinity where it is singular."""
+    values, vectors = jnp.linalg.eigh(precision)
+    determined = values > 1e-6 * jnp.max(values)
+    share = vectors**2 / jnp.where(determined, values, 1.0)[None]
+    lost = (vectors**2 > 1e-6) & ~determined[None]  # directions that lean on one of which the image says nothing
+    return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
+
+
 def _comparable(losses: Array) -> Array:
     """Losses with infinity for whatever is not finite, so that it never wins."""
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
@@ -185,12 +198,12 @@ def _align(params: Params, x: Array, key: Array | None, settings: Search, transf
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
         prediction = predict(params, x, transform, found.alpha)
-        precision = linearise(loss_fn, x, found.alpha, transform).hessian
+        precision = linearise(loss_fn, x, found.alpha, transform).hessian  # of -log p(x | alpha), in nats
         return Alignment(
             alpha=found.alpha,
             matrix=matrix,
             loss=found.loss,
-            std=jnp.sqrt(jnp.diag(jnp.linalg.inv(precision))),
+            std=standard_deviation(precision),
             canonical=warp_one(x, matrix),
             reconstruction=prediction.mean,
             latent=prediction.mu,

@@ -125,7 +125,19 @@ class Params(struct.PyTreeNode):
 
 
 def init(key: Array, model: Any) -> Params:
-    """Fresh `Params` for `model`, a `Model` or a bare network such as `avae.MLP()`."""
+    """Fresh weights for a model.
+
+    Args:
+      key: draws them.
+      model: a `Model`, or a bare network such as `avae.MLP()`.
+
+    Returns:
+      `Params`.
+
+    Raises:
+      ValueError: if `key` is not a key of `jax.random.key`.
+    """
+    check_key(key)
     if not isinstance(model, Model):
         model = Model(networks=model)
     return Params(model.init(key), model)
@@ -156,6 +168,14 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x") -> Array:
     if not isinstance(array, Tracer):
         _check_values(np.asarray(array), model, name)
     return jnp.asarray(array, jnp.float32)
+
+
+def check_key(key: Any) -> None:
+    """Raises ValueError if `key` is neither None nor one typed key of `jax.random.key`."""
+    if key is None or (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
+        return
+    came = f"an array of dtype {key.dtype} and shape {key.shape}" if hasattr(key, "dtype") else repr(key)
+    raise ValueError(f"key: expected one typed key, as of jax.random.key(0), got {came}")
 
 
 def _check_values(values: np.ndarray, model: Model, name: str) -> None:

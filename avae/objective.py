@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.model import Params, check_images
+from avae.model import Params, check_images, check_key
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 from avae.vae import Posterior
@@ -51,6 +51,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
     Raises:
       ValueError: if x or alpha has the wrong shape, dtype or range.
     """
+    check_key(key)
     x = check_images(x, params.model)
     if alpha is not None:
         alpha = jnp.asarray(alpha, jnp.float32)

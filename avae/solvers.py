@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from avae.model import Search
 from avae.transforms import Transform
@@ -78,7 +79,7 @@ def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform
         trial = linearise(loss, x, proposal, transform)
         better = trial.value < local.value  # false for NaN
         alpha, local = jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposal, trial), (alpha, local))
-        return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better
+        return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better.astype(jnp.int32)
 
     local = linearise(loss, x, alpha, transform)
     state = (alpha, local, jnp.full_like(local.value, settings.damping), jnp.zeros((), jnp.int32))
@@ -90,17 +91,17 @@ def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: T
     """The paper's refinement: `n_steps` of Adam from one start; the best iterate is returned, not the last."""
     optimizer = optax.adam(settings.learning_rate)
 
-    def step(_: int, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
+    def step(i: Array, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
         alpha, moments, best = state
         value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), transform.dof)
         update, moments = optimizer.update(gradient, moments)
         moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
-        return moved, moments, _better(best, alpha, value)
+        return moved, moments, _better(best, alpha, value, i > 0)  # the start itself is no step
 
-    start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32) - 1)  # the start is no step
+    start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32))
     state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
     last, _, best = lax.fori_loop(0, settings.n_steps, step, state)
-    return _better(best, last, loss(x, last))
+    return _better(best, last, loss(x, last), settings.n_steps > 0)
 
 
 SOLVERS: dict[str, Callable[..., Refined]] = {"gauss_newton": gauss_newton, "adam": adam}
@@ -112,6 +113,7 @@ def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
     return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof))
 
 
-def _better(best: Refined, alpha: Array, value: Array) -> Refined:
+def _better(best: Refined, alpha: Array, value: Array, counts: ArrayLike) -> Refined:
     falls = value < best.loss  # false for NaN
-    return Refined(jnp.where(falls, alpha, best.alpha), jnp.where(falls, value, best.loss), best.accepted + falls)
+    accepted = best.accepted + jnp.asarray(falls & counts, jnp.int32)
+    return Refined(jnp.where(falls, alpha, best.alpha), jnp.where(falls, value, best.loss), accepted)

@@ -12,7 +12,7 @@ import avae
 
 objective, warp = jax.jit(avae.objective), jax.jit(avae.warp)
 
-SEARCH = avae.Search(n_starts=8, top_k=3, n_steps=4)
+SEARCH = avae.Search(n_starts=8, top_k=3, n_local=0, n_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_search_defaults_to_the_solver_that_the_loss_allows():
 
 def test_no_steps_keep_the_best_start():
     x = np.array([0.1, 0.7, -2.0, -0.1], np.float32)
-    settings = dataclasses.replace(SEARCH, n_steps=0, n_local=0)
+    settings = dataclasses.replace(SEARCH, n_steps=0)
     found = avae.search(BOWL, x, avae.Rotation(), settings=settings)
     np.testing.assert_allclose(found.alpha[:, 0], np.round(x / (np.pi / 4)) * np.pi / 4, atol=1e-6)
     np.testing.assert_allclose(found.loss, found.info.start_losses.min(axis=1), rtol=1e-5)
@@ -298,9 +298,10 @@ def test_transform_of_another_dimension(params, images):
     [
         ({"top_k": 9, "n_starts": 8}, "1 <= top_k <= n_starts, got top_k=9, n_starts=8"),
         ({"top_k": 0}, "1 <= top_k <= n_starts, got top_k=0"),
-        ({"n_starts": 0}, "n_starts >= 1 .* got 0"),
+        ({"n_starts": 0}, r"n_starts >= 1 .* got 0"),
         ({"chunk": 0}, "chunk >= 1, got 32 and 0"),
-        ({"n_steps": -1}, "n_steps >= 0 .* got -1"),
+        ({"n_steps": -1}, r"n_steps >= 0 .* got -1"),
+        ({"n_local": -1}, "n_local >= 0, got 4 and -1"),
         ({"solver": "newton"}, r"solver of \('gauss_newton', 'adam'\), got 'newton'"),
         ({"learning_rate": 0.0}, "learning_rate > 0 and damping > 0, got 0.0 and"),
         ({"damping": -1.0}, "learning_rate > 0 and damping > 0, got .* and -1.0"),

@@ -9,7 +9,7 @@ import numpy as np
 
 import avae
 
-SEARCH = avae.Search(n_starts=4, top_k=2, n_steps=2)
+SEARCH = avae.Search(n_starts=4, top_k=2, n_local=0, n_steps=2)
 
 
 @dataclasses.dataclass(frozen=True)
