@@ -3,6 +3,10 @@
 from avae.align import Alignment as Alignment
 from avae.align import align as align
 from avae.align import search as search
+from avae.checkpoint import load as load
+from avae.generate import decode as decode
+from avae.generate import encode as encode
+from avae.generate import sample as sample
 from avae.model import PAPER as PAPER
 from avae.model import Model as Model
 from avae.model import Params as Params

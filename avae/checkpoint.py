@@ -4,7 +4,9 @@ workdir/config.json             what the run is; a workdir belongs to one config
 workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few
 """
 
+import gc
 import json
+import logging
 import pathlib
 import sys
 from typing import Any, Self
@@ -69,6 +71,7 @@ class Checkpoints:
             try:
                 arrays = self._checkpointer.load(step, target)
             except Exception as error:  # whatever the damage raises: Orbax has no common class for it
+                _collect_failed_reads()
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 print(f"checkpoint {step} cannot be read ({reason}); trying the one before", file=sys.stderr)
                 continue
@@ -151,6 +154,16 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
         return plain(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a readable config ({error})") from None
+
+
+def _collect_failed_reads() -> None:
+    """Collects the reads that Orbax left behind in a failed load, without their pages of complaints."""
+    asyncio_log, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    asyncio_log.disabled, sys.unraisablehook = True, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        asyncio_log.disabled, sys.unraisablehook = False, hook
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

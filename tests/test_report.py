@@ -159,10 +159,3 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     assert "not a bound" in printed
     (remark,) = results["remarks"]
     assert "trained on different data" in remark
-
-
-def test_a_missing_folder_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation.WORKDIR, "_flagvalues", evaluation.flags.FLAGS)
-    evaluation.flags.FLAGS(["eval.py", f"--workdir={tmp_path / 'nothing'}"])
-    with pytest.raises(SystemExit, match=r"error: .*nothing.*no run here"):
-        evaluation.main(["eval.py"])

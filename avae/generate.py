@@ -1,0 +1,87 @@
+"""The VAE by itself, without any search: encode, decode, sample."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from avae.model import Params, check_images, check_key
+from avae.transforms import Transform
+from avae.vae import Posterior
+from avae.warp import warp_one
+
+
+def encode(params: Params, x: ArrayLike) -> Posterior:
+    """q(z | x) of images as they are.
+
+    Args:
+      params: the model.
+      x: images [B, *space, C]; give `found.canonical` to encode them at the poses found.
+
+    Returns:
+      Means and log variances, each [B, z].
+
+    Raises:
+      ValueError: if x has the wrong shape, dtype or range.
+    """
+    return _encode(params, check_images(x, params.model))
+
+
+def decode(params: Params, z: ArrayLike) -> Array:
+    """Pixel means for latents, in the canonical frame.
+
+    Args:
+      params: the model.
+      z: latents [B, z].
+
+    Returns:
+      Pixel means [B, *space, C].
+
+    Raises:
+      ValueError: if z has the wrong shape.
+    """
+    z, latent = jnp.asarray(z, jnp.float32), getattr(params.model.networks, "latent", None)
+    if z.ndim != 2 or (latent is not None and z.shape[1] != latent):
+        raise ValueError(f"z: expected latents [B, {latent or 'z'}], got shape {z.shape}")
+    return _decode(params, z)
+
+
+def sample(params: Params, n: int, *, key: Array | None = None, posed: bool = True) -> Array:
+    """Pixel means of `n` objects drawn from the model: z ~ N(0, I), alpha ~ its prior, tau_alpha^-1 dec(z).
+
+    Args:
+      params: the model; its networks must say how many latents they have (`latent`).
+      n: how many.
+      key: draws them; None for a fixed key.
+      posed: False leaves them in the canonical frame.
+
+    Returns:
+      Pixel means [n, *space, C].
+
+    Raises:
+      ValueError: if n is less than 1, the key is none, or the networks do not say their number of latents.
+    """
+    check_key(key)
+    latent = getattr(params.model.networks, "latent", None)
+    if n < 1 or latent is None:
+        raise ValueError(f"sample expects n >= 1 and networks with an attribute `latent`, got n={n}, latent={latent}")
+    latent_key, pose_key = jax.random.split(jax.random.key(0) if key is None else key)
+    means = _decode(params, jax.random.normal(latent_key, (n, latent)))
+    return _pose(means, jax.random.split(pose_key, n), params.model.transform) if posed else means
+
+
+@jax.jit
+def _encode(params: Params, x: Array) -> Posterior:
+    return jax.vmap(lambda x: params.model.encode(params.weights, x))(x)
+
+
+@jax.jit
+def _decode(params: Params, z: Array) -> Array:
+    return jax.vmap(lambda z: params.model.decode(params.weights, z))(z)
+
+
+@functools.partial(jax.jit, static_argnames="transform")
+def _pose(means: Array, keys: Array, transform: Transform) -> Array:
+    return jax.vmap(lambda mean, key: warp_one(mean, transform.inverse(transform.sample(key))))(means, keys)

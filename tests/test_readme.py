@@ -1,0 +1,98 @@
+"""What the README promises, run as a reader would run it, in short form."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_train import ROOT, TINY
+
+from avae import data
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("sh", "python")}
+
+
+def python(*arguments):
+    """Runs `python ...` in the repository; the output, standard error included."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The README's main command with tiny sizes: its folder, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "rot_mnist"
+    install, train = BLOCKS["sh"][0].strip().split(" && ")
+    assert install == "python -m pip install -c constraints.txt -e ."
+    assert train == "python train.py --config=configs/rot_mnist.py"
+    tiny = [f"--config.{name}={value}" for name, value in (TINY | {"train.epochs": 1}).items()]
+    done = python(*train.split()[1:], f"--workdir={workdir}", *tiny)
+    assert done.returncode == 0, done.stdout
+    return workdir, done.stdout
+
+
+def test_the_main_command_shows_progress_and_ends_in_a_table_and_a_report(trained):
+    workdir, printed = trained
+    assert "AVAE in" in printed
+    assert "plain VAE in" in printed
+    assert "below a plain VAE of the same size" in printed or "above a plain VAE of the same size" in printed
+    assert f"report: {workdir / 'report.html'}" in printed
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["n_test"] == TINY["data.n_test"]
+    assert np.isfinite(results["loss"]["avae"]["search"]["sampled"]["mean"])
+    assert {path.name for path in (workdir / "figures").iterdir()} >= {"grid.png", "loss_curve.png", "orientation.png"}
+
+
+def test_eval_writes_the_same_numbers_again(trained):
+    workdir, _ = trained
+    before = json.loads((workdir / "results.json").read_text())
+    done = python("eval.py", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stdout
+    after = json.loads((workdir / "results.json").read_text())
+    assert after["loss"] == before["loss"]
+    assert after["search"] == before["search"]
+    assert after["orientation"] == before["orientation"]
+
+
+def test_the_three_lines_run(trained, capsys):
+    workdir, _ = trained
+    (example,) = BLOCKS["python"]
+    assert "runs/rot_mnist" in example
+    x = data.load(data.Data(n_train=1, n_test=3)).test.images
+    exec(example.replace("runs/rot_mnist", str(workdir)), {"x": x})
+    assert capsys.readouterr().out.count("[") >= 3  # three arrays
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    install, test = BLOCKS["sh"][1].strip().split(" && ")
+    assert install == 'python -m pip install -c constraints.txt -e ".[test]"'
+    assert test in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_file_that_the_readme_names_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    paths = re.findall(r"`((?:avae|configs|docs|benchmarks)/[\w/.]*)`", README)
+    assert len(links) > 3
+    assert len(paths) > 10
+    for name in links + paths:
+        assert (ROOT / name).exists(), name
+
+
+def test_eval_without_a_run_is_a_sentence(tmp_path):
+    for arguments, message in (
+        ([f"--workdir={tmp_path / 'nothing'}"], "no run here"),
+        ([], "--workdir is missing"),
+        (["surplus"], "unexpected argument"),
+    ):
+        done = python("eval.py", *arguments)
+        assert done.returncode == 1
+        assert message in done.stdout
+        assert "Traceback" not in done.stdout
+
+
+def test_the_readme_names_no_machine():
+    assert str(pathlib.Path.home()) not in README
