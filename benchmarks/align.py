@@ -13,11 +13,9 @@ Results go to `--out` as JSON and Markdown. The search is over rotations, of tes
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +26,7 @@ import numpy as np
 
 import avae
 from avae import data
+from avae.report import environment
 
 try:
     import torch
@@ -35,7 +34,7 @@ try:
 except ImportError:
     torch = None
 
-COARSE = avae.Search(n_steps=0)
+COARSE = avae.Search(top_k=1, n_local=0, n_steps=0)
 CHUNK = {avae.MLP: 64, avae.Conv: 16}  # images that PyTorch searches at a time on CPUs, where more are slower
 FORWARD, REFERENCE = "avae forward", "PyTorch search 32/8/20 Adam"
 
@@ -64,7 +63,12 @@ def avae_sides(params: avae.Params) -> list[Side]:
     return [
         Side(FORWARD, lambda x: np.asarray(forward(params, x).total), 1, FORWARD),
         *(
-            Side(f"avae.align {name} {s.n_starts}/{s.top_k}/{s.n_steps} {s.solver}", align(s), passes(s), FORWARD)
+            Side(
+                f"avae.align {name} {s.n_starts}/{s.top_k}+{s.n_local}/{s.n_steps} {s.solver}",
+                align(s),
+                passes(s),
+                FORWARD,
+            )
             for name, s in (("coarse", COARSE), ("default", avae.Search()), ("PAPER", avae.PAPER))
         ),
     ]
@@ -75,9 +79,8 @@ def passes(search: avae.Search) -> int:
 
     `avae.align` adds about 3 for the rest of what it returns (`std`, `canonical`, `reconstruction`).
     """
-    if search.solver == "adam":
-        return search.n_starts + search.top_k * (2 * search.n_steps + 1)
-    return search.n_starts + search.top_k * (1 + search.n_steps) * 2
+    refinement = 2 * search.n_steps + 1 if search.solver == "adam" else 2 * (search.n_steps + 1)
+    return search.n_starts + search.top_k * (search.n_local + refinement)
 
 
 def torch_sides(params: avae.Params) -> list[Side]:
@@ -173,17 +176,9 @@ def load_batches(images: int, batch: int, side: int) -> list[np.ndarray]:
 
 
 def describe_machine() -> dict[str, Any]:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    return environment() | {
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "jax_device": jax.devices()[0].device_kind,
         "torch_device": torch_device() if torch else None,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
         "torch": torch.__version__ if torch else None,
     }
 
@@ -192,7 +187,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# Alignment, {result['network']} {result['side']}x{result['side']}, batch {result['batch']}",
         "",
-        f"{result['date']}. " + ", ".join(f"{name}: {value}" for name, value in result["machine"].items()) + ".",
+        ", ".join(f"{name}: {value}" for name, value in result["machine"].items()) + ".",
         f"{result['weights']}. {result['images']} images, median of {result['repeats']} repeats (slowest-fastest).",
         "Forward passes: of the same side, by time and by count. Ratio: to the PyTorch search.",
         "",
@@ -232,7 +227,6 @@ def main() -> None:
     difference = check_agreement(params, batches[0]) if torch else None
     sides = avae_sides(params) + (torch_sides(params) if torch else [])
     result = {
-        "date": datetime.date.today().isoformat(),
         "machine": machine,
         "network": type(networks).__name__.lower(),
         "side": side,

@@ -111,7 +111,7 @@ def decode(weights: Weights, z: Tensor, shape: torch.Size) -> Tensor:
 
 def _dense(weights: Weights, h: Tensor) -> Tensor:
     for i in range(len(weights) - 1):
-        h = F.elu(_linear(weights[f"Dense_{i}"], h))
+        h = F.silu(_linear(weights[f"Dense_{i}"], h))
     return _linear(weights[f"Dense_{len(weights) - 1}"], h)
 
 

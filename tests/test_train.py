@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +76,7 @@ def wait_for_step(process, step):
 
 
 def assert_same_weights(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a.weights, b.weights)
+    chex.assert_trees_all_equal(a.weights, b.weights)
 
 
 @pytest.fixture(scope="module")
