@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from avae.model import PAPER, Params, Search, check_images, check_key
 from avae.objective import pose_loss, predict
-from avae.solvers import SOLVERS, CompositeLoss, Refined, linearise
+from avae.solvers import CompositeLoss, Refined, linearise, refine
 from avae.transforms import Transform, spread
 from avae.warp import warp_one
 
@@ -100,8 +100,8 @@ def align(
         key is none.
     """
     family: Transform = transform or params.model.transform
-    if family.dim != params.model.transform.dim:
-        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family}")
+    if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
+        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
     check_key(key)
     return _align(params, check_images(x, params.model), key, search or params.model.search, family)
 
@@ -147,11 +147,11 @@ def search_batch(loss_fn: Loss, x: Any, transform: Transform, key: Array | None,
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
     """Starts -> scores -> top k -> look around -> refine -> best, for one example."""
     scores = lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
-    _, kept = lax.top_k(-_comparable(scores), settings.top_k)
+    _, kept = lax.top_k(-_comparable(scores), min(settings.top_k, len(starts)))
 
     def improve(start: Array, score: Array) -> Refined:
         start = look_around(loss_fn, x, start, score, transform, settings)
-        return SOLVERS[settings.solver](loss_fn, x, start, transform, settings)
+        return refine(loss_fn, x, start, transform, settings)
 
     refined = jax.vmap(improve)(starts[kept], scores[kept])
     best = jnp.argmin(_comparable(refined.loss))
@@ -163,7 +163,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
 
 def look_around(loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search) -> Array:
     """The best of a start and `n_local` poses spread over its cell, for one start of one example."""
-    if settings.n_local == 0:
+    if settings.n_local == 0 or transform.dof == 0:
         return start
     steps = spread(settings.n_local + 1, transform.dof)[1:] * transform.cell(settings.n_starts)[None]
     around = jax.vmap(lambda step: transform.project(transform.retract(start, step)))(steps)
@@ -198,12 +198,14 @@ def _align(params: Params, x: Array, key: Array | None, settings: Search, transf
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
         prediction = predict(params, x, transform, found.alpha)
-        precision = linearise(loss_fn, x, found.alpha, transform).hessian  # of -log p(x | alpha), in nats
+        std = jnp.zeros(0)
+        if transform.dof:  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
+            std = standard_deviation(linearise(loss_fn, x, found.alpha, transform).hessian)
         return Alignment(
             alpha=found.alpha,
             matrix=matrix,
             loss=found.loss,
-            std=standard_deviation(precision),
+            std=std,
             canonical=warp_one(x, matrix),
             reconstruction=prediction.mean,
             latent=prediction.mu,

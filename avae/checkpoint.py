@@ -78,7 +78,10 @@ class Checkpoints:
             params = like.params.replace(weights=arrays["weights"])
             return like.replace(step=arrays["step"], params=params, opt_state=arrays["opt_state"])
         if steps:
-            raise ValueError(f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read")
+            raise ValueError(
+                f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read; "
+                "choose another --workdir, or remove this one to begin again"
+            )
         return None
 
     def __enter__(self) -> Self:

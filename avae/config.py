@@ -16,6 +16,13 @@ from avae.model import Model, Search
 from avae.transforms import FAMILIES, Transform
 from avae.vae import LIKELIHOODS, NETWORKS
 
+TRANSFORM = {
+    "name": "rotation",
+    "max_shift": 0.2,
+    "max_scale": 1.5,
+    "max_shear": 0.5,
+}  # ranges, where a family has them
+
 # As many starts as `align`, each drawn anew in its stratum at every step. Half as many reach the same loss, but leave
 # more classes at two orientations: an image between two starts settles where one of them happens to fall.
 TRAIN_SEARCH = Search(n_steps=3)
@@ -100,13 +107,13 @@ def default() -> ConfigDict:
     """Every setting with its default, to be changed by a file in configs/ and by `--config.section.name=value`."""
     search = dataclasses.asdict(Search())
     train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | dataclasses.asdict(TRAIN_SEARCH)}
-    data = dataclasses.asdict(Data()) | {"transform": {"name": "rotation", "max_shift": 0.2}}
+    data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM)}
     return ConfigDict(
         {
             "data": data,
             "model": {"name": "mlp", "image_shape": (28, 28, 1), "latent": 16, "hidden": (256, 256)},
             "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
-            "transform": {"name": "rotation", "max_shift": 0.2},
+            "transform": dict(TRANSFORM),
             "search": search,
             "train": train,
             "evaluation": dataclasses.asdict(Evaluation()),

@@ -53,6 +53,10 @@ class Data:
         ):
             if value not in allowed:
                 raise ValueError(f"data.{field}: expected one of {', '.join(allowed)}, got {value!r}")
+        if self.transform.dim != 2:
+            raise ValueError(
+                f"data.transform: the digits are images, but {type(self.transform).__name__} poses volumes"
+            )
         if self.n_train < 1 or self.n_test < 1:
             raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
         if self.pose == "fresh" and self.binarize != "none":

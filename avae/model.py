@@ -80,6 +80,16 @@ class Model:
     transform: Transform = Rotation()
     search: Search = Search()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, Transform):
+            raise ValueError(f"transform: expected a family such as avae.Rotation(), got {self.transform!r}")
+        shape, dim = getattr(self.networks, "image_shape", None), self.transform.dim
+        if shape and len(shape) != dim + 1:
+            raise ValueError(
+                f"transform: {type(self.transform).__name__} poses data of dimension {dim}, "
+                f"but the networks take examples of shape {tuple(shape)}, channels last"
+            )
+
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""
         return self.networks.init(key) | self.likelihood.init()

@@ -104,7 +104,11 @@ def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: T
     return _better(best, last, loss(x, last), settings.n_steps > 0)
 
 
-SOLVERS: dict[str, Callable[..., Refined]] = {"gauss_newton": gauss_newton, "adam": adam}
+def refine(loss: Any, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
+    """Refines one pose by the solver that the settings name; a pose of a finite family stays as it is."""
+    if transform.dof == 0:
+        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32))
+    return {"gauss_newton": gauss_newton, "adam": adam}[settings.solver](loss, x, alpha, transform, settings)
 
 
 def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:

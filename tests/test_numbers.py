@@ -1,4 +1,4 @@
-"""The README's figures, from training to table: half an hour. Run with `python -m pytest -m slow tests/test_numbers.py`."""
+"""The README's figures, from training to table: half an hour. Run with `python -m pytest -m slow`."""
 
 import json
 import math

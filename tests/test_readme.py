@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from test_train import ROOT, TINY
 
+import avae
 from avae import data
 
 README = (ROOT / "README.md").read_text()
@@ -65,6 +67,15 @@ def test_the_three_lines_run(trained, capsys):
     x = data.load(data.Data(n_train=1, n_test=3)).test.images
     exec(example.replace("runs/rot_mnist", str(workdir)), {"x": x})
     assert capsys.readouterr().out.count("[") >= 3  # three arrays
+
+
+def test_a_family_of_ones_own_runs_as_the_page_shows_it():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "transforms.md").read_text(), re.DOTALL)
+    params = avae.init(jax.random.key(0), avae.MLP(image_shape=(8, 8, 1), latent=2, hidden=(8,)))
+    names = {"__name__": "example", "params": params, "x": np.full((2, 8, 8, 1), 0.5, np.float32)}
+    exec(example, names)
+    assert names["found"].alpha.shape == (2, 1)
+    assert (names["found"].loss <= names["found"].info.identity_loss).all()
 
 
 def test_the_test_command_is_the_one_that_ci_runs():

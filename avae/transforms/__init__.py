@@ -1,0 +1,31 @@
+"""Transform families: what a pose `alpha` means.
+
+A family turns a pose `alpha` [size] into a pull map `matrix` [dim, dim+1] (see `avae.warp`), and knows its own
+prior, its own stratified starts and its own geometry. These follow from the `factors` that its poses are made of (see
+`avae.manifolds`); a family adds the matrix. Families are small frozen dataclasses: hashable, so that they are static
+under `jit`, and written for one pose; batches are a `vmap`.
+
+Sign of the angle: `warp(x, rotation.matrix(alpha))` turns the picture counter-clockwise by `alpha` radians as seen on
+a screen (y down); a quarter turn equals `numpy.rot90`. In 3D a rotation vector along +z turns x-y slices the same way.
+Every linear part is R @ U: U, upper triangular with a positive diagonal, scales and shears what R then turns, so
+that no pose is singular or mirrored. A pull map with scale s reads a region s times as large: the picture shrinks.
+"""
+
+from avae.transforms.base import Transform as Transform
+from avae.transforms.base import spread as spread
+from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
+from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D
+
+FAMILIES: dict[str, type[Transform]] = {
+    "quarter_turns": QuarterTurns,
+    "rotation": Rotation,
+    "translation": Translation,
+    "rigid": Rigid,
+    "similarity": Similarity,
+    "affine": Affine,
+    "cube_rotations": CubeRotations,
+    "rotation3d": Rotation3D,
+    "rigid3d": Rigid3D,
+    "similarity3d": Similarity3D,
+    "affine3d": Affine3D,
+}

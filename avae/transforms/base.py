@@ -1,0 +1,172 @@
+"""What all families share: everything that follows from the factors of a pose. See `avae.transforms`."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from avae.manifolds import Elements
+from avae.warp import invert
+
+RANGES = {"max_shift": (0, 2, "half-widths"), "max_scale": (1, 8, "times"), "max_shear": (0, 4, "tangents")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """Base of all families: a product of factors, and the matrix of its poses.
+
+    Attributes:
+      dim: spatial dimension of the data, 2 or 3.
+    """
+
+    dim: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a range that is empty, or that no pose of real data needs."""
+        for field in dataclasses.fields(self):
+            low, high, unit = RANGES.get(field.name, (-math.inf, math.inf, ""))
+            value = getattr(self, field.name)
+            if not low < value <= high:
+                name = type(self).__name__.lower()
+                raise ValueError(f"{name} expects {low} < {field.name} <= {high} {unit}, got {value}")
+
+    @property
+    def factors(self) -> tuple[Any, ...]:
+        """What a pose is made of, in the order of its entries: each an `avae.manifolds.Factor`."""
+        raise NotImplementedError
+
+    def matrix(self, alpha: Array) -> Array:
+        """The pull map [dim, dim+1] of tau_alpha."""
+        raise NotImplementedError
+
+    def inverse(self, alpha: Array) -> Array:
+        """The pull map [dim, dim+1] of tau_alpha^-1."""
+        return invert(self.matrix(alpha))
+
+    @property
+    def size(self) -> int:
+        """Number of entries of `alpha`."""
+        return sum(factor.size for factor in self.factors)
+
+    @property
+    def dof(self) -> int:
+        """Number of entries of a tangent step; 0 for a finite family, which is tried exhaustively."""
+        return sum(factor.dof for factor in self.factors)
+
+    @property
+    def identity(self) -> Array:
+        """The pose [size] that leaves the data as it is."""
+        return jnp.concatenate([factor.identity for factor in self.factors])
+
+    def sample(self, key: Array) -> Array:
+        """One pose [size] drawn from the prior: uniform on boxes, Haar on rotations."""
+        return self._place(jax.random.uniform(key, (self._coordinates,)))
+
+    def log_prior(self, alpha: Array) -> Array:
+        """Log density of the prior at `alpha`, in nats; -inf outside.
+
+        Per radian, per half-width, per unit of log scale and of shear; for a finite family, the log of a probability.
+        """
+        inside = jnp.stack([factor.inside(part) for factor, part in self._parts(alpha)]).all()
+        return jnp.where(inside, -sum(math.log(factor.volume) for factor in self.factors), -jnp.inf)
+
+    def starts(self, n: int, key: Array | None = None) -> Array:
+        """`n` stratified poses [n, size], the identity first.
+
+        The first coordinate takes `n` equal strata, the others the additive recurrence of `spread`. With a key, each
+        pose but the identity is drawn anew within its stratum. A finite family gives all its elements instead.
+        """
+        for factor in self.factors:
+            n = factor.count if isinstance(factor, Elements) else n
+        origin = jnp.concatenate([factor.origin for factor in self.factors])[None]
+        jitter = jnp.zeros((n, self._coordinates))
+        if key is not None and self.dof:
+            jitter = jax.random.uniform(key, (n, self._coordinates), minval=-0.5, maxval=0.5).at[0].set(0.0)
+            jitter = jitter / n ** (1 / self._coordinates)
+        u = jnp.mod(_strata(n, self._coordinates) + origin + jitter, 1.0)
+        columns = np.cumsum([factor.coordinates for factor in self.factors])[:-1]
+        placed = [
+            factor.relative(jax.vmap(factor.place)(part))
+            for factor, part in zip(self.factors, jnp.split(u, columns, axis=1), strict=True)
+        ]
+        return jnp.concatenate(placed, axis=1).at[0].set(self.identity)
+
+    def cell(self, n: int) -> Array:
+        """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for."""
+        return jnp.concatenate([factor.extent for factor in self.factors]) / n ** (1 / max(1, self.dof))
+
+    def retract(self, alpha: Array, step: Array) -> Array:
+        """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`."""
+        steps = jnp.split(step, np.cumsum([factor.dof for factor in self.factors])[:-1])
+        moved = [factor.retract(part, step) for (factor, part), step in zip(self._parts(alpha), steps, strict=True)]
+        return jnp.concatenate(moved)
+
+    def project(self, alpha: Array) -> Array:
+        """Brings a moved pose back to its canonical representative, and into the prior's support."""
+        return jnp.concatenate([factor.project(part) for factor, part in self._parts(alpha)])
+
+    def distance(self, a: Array, b: Array) -> Array:
+        """Length of the step from a to b: radians, half-widths, log scales and shears as legs of one triangle."""
+        pairs = zip(self._parts(a), self._parts(b), strict=True)
+        legs = jnp.concatenate([factor.difference(part, other) for (factor, part), (_, other) in pairs])
+        return jnp.sqrt(jnp.sum(legs**2))
+
+    @property
+    def _coordinates(self) -> int:
+        return sum(factor.coordinates for factor in self.factors)
+
+    def _parts(self, alpha: Array) -> list[tuple[Any, Array]]:
+        """Each factor with its entries of `alpha`."""
+        ends = np.cumsum([factor.size for factor in self.factors])
+        return [
+            (factor, alpha[end - factor.size : end]) for factor, end in zip(self.factors, ends.tolist(), strict=True)
+        ]
+
+    def _place(self, u: Array) -> Array:
+        ends = np.cumsum([factor.coordinates for factor in self.factors]).tolist()
+        return jnp.concatenate(
+            [factor.place(u[end - factor.coordinates : end]) for factor, end in zip(self.factors, ends, strict=True)]
+        )
+
+
+def spread(n: int, d: int) -> Array:
+    """`n` points [n, d] that fill the box [-1, 1]^d evenly, its centre first.
+
+    The additive recurrence of Roberts (2018), whose steps are powers of the d-dimensional golden ratio.
+    """
+    return 2 * jnp.mod(jnp.arange(n, dtype=jnp.float32)[:, None] * _recurrence(d)[None] + 0.5, 1.0) - 1
+
+
+def affine(linear: Array, shift: Array | None = None) -> Array:
+    """The pull map [linear | shift], [d, d+1]; no shift by default."""
+    shift = jnp.zeros(linear.shape[0], linear.dtype) if shift is None else shift
+    return jnp.concatenate([linear, shift[:, None]], axis=1)
+
+
+def upper(log_scales: Array, shears: Array) -> Array:
+    """Upper triangular [d, d] with scales exp(log_scales) on the diagonal; row i's shears come before row i+1's."""
+    d = log_scales.shape[0]
+    shear = jnp.eye(d, dtype=log_scales.dtype).at[np.triu_indices(d, 1)].set(shears)
+    return shear * jnp.exp(log_scales)[None]
+
+
+def _recurrence(d: int) -> Array:
+    """Steps [d] of the additive recurrence."""
+    ratio = 2.0
+    for _ in range(40):
+        ratio = (1 + ratio) ** (1 / (d + 1))  # the root of r^(d+1) = r + 1
+    return jnp.array([ratio ** -(axis + 1) for axis in range(d)])
+
+
+def _strata(n: int, d: int) -> Array:
+    """`n` points [n, d] of the unit cube, zero first: equal strata along the first axis, a recurrence along the others.
+
+    Placed on SO(3) this is a super-Fibonacci spiral (Alexa 2022) with the steps of the recurrence.
+    """
+    index = jnp.arange(n, dtype=jnp.float32)[:, None]
+    rest = index * _recurrence(d - 1)[None] if d > 1 else jnp.zeros((n, 0))
+    return jnp.concatenate([index / n, rest], axis=1)
