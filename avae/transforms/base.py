@@ -77,17 +77,18 @@ class Transform:
     def starts(self, n: int, key: Array | None = None) -> Array:
         """`n` stratified poses [n, size], the identity first.
 
-        The first coordinate takes `n` equal strata, the others the additive recurrence of `spread`. With a key, each
-        pose but the identity is drawn anew within its stratum. A finite family gives all its elements instead.
+        The first coordinate takes `n` equal strata, the others an additive recurrence. With a key, each pose but the
+        identity is drawn anew within its stratum, and the recurrence starts elsewhere. A finite family gives all of its
+        elements instead.
         """
         for factor in self.factors:
             n = factor.count if isinstance(factor, Elements) else n
-        origin = jnp.concatenate([factor.origin for factor in self.factors])[None]
-        jitter = jnp.zeros((n, self._coordinates))
+        u = jnp.concatenate([factor.origin for factor in self.factors])[None] + _strata(n, self._steps)
         if key is not None and self.dof:
-            jitter = jax.random.uniform(key, (n, self._coordinates), minval=-0.5, maxval=0.5).at[0].set(0.0)
-            jitter = jitter / n ** (1 / self._coordinates)
-        u = jnp.mod(_strata(n, self._coordinates) + origin + jitter, 1.0)
+            within = jax.random.uniform(key, (n, 1), minval=-0.5, maxval=0.5) / n
+            together = jax.random.uniform(jax.random.fold_in(key, 1), (1, self._coordinates - 1))
+            u = u + jnp.concatenate([within, jnp.tile(together, (n, 1))], axis=1)
+        u = jnp.mod(u, 1.0)
         columns = np.cumsum([factor.coordinates for factor in self.factors])[:-1]
         placed = [
             factor.relative(jax.vmap(factor.place)(part))
@@ -114,6 +115,11 @@ class Transform:
         pairs = zip(self._parts(a), self._parts(b), strict=True)
         legs = jnp.concatenate([factor.difference(part, other) for (factor, part), (_, other) in pairs])
         return jnp.sqrt(jnp.sum(legs**2))
+
+    @property
+    def _steps(self) -> Array:
+        """Steps of the recurrence along every coordinate but the first."""
+        return _recurrence(self._coordinates - 1)
 
     @property
     def _coordinates(self) -> int:
@@ -157,16 +163,12 @@ def upper(log_scales: Array, shears: Array) -> Array:
 def _recurrence(d: int) -> Array:
     """Steps [d] of the additive recurrence."""
     ratio = 2.0
-    for _ in range(40):
+    for _ in range(40 if d else 0):
         ratio = (1 + ratio) ** (1 / (d + 1))  # the root of r^(d+1) = r + 1
     return jnp.array([ratio ** -(axis + 1) for axis in range(d)])
 
 
-def _strata(n: int, d: int) -> Array:
-    """`n` points [n, d] of the unit cube, zero first: equal strata along the first axis, a recurrence along the others.
-
-    Placed on SO(3) this is a super-Fibonacci spiral (Alexa 2022) with the steps of the recurrence.
-    """
+def _strata(n: int, steps: Array) -> Array:
+    """`n` points of the unit cube, zero first: equal strata along the first axis, a recurrence along the others."""
     index = jnp.arange(n, dtype=jnp.float32)[:, None]
-    rest = index * _recurrence(d - 1)[None] if d > 1 else jnp.zeros((n, 0))
-    return jnp.concatenate([index / n, rest], axis=1)
+    return jnp.concatenate([index / n, index * steps[None]], axis=1)

@@ -50,6 +50,11 @@ class Rotation3D(Transform):
         """[R(alpha) | 0]."""
         return affine(rotation_matrix(alpha))
 
+    @property
+    def _steps(self) -> Array:
+        """Those of the super-Fibonacci spiral (Alexa 2022), which cover SO(3) better than the general recurrence."""
+        return jnp.array([2**-0.5, 1 / 1.533751168755204288])
+
 
 @dataclasses.dataclass(frozen=True)
 class Rigid3D(Transform):
