@@ -19,15 +19,15 @@ except ImportError:  # the extra "tensorboard" is not installed
 class Writer:
     """Scalars by step, to `workdir/metrics.jsonl` (one JSON object a line) and to TensorBoard where installed.
 
-    A run that resumes at `step` drops what was logged from that step on: those steps are run again.
+    A run that resumes after `step` drops what was logged later: those steps are run again.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int = 0) -> None:
         path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(workdir) if row["step"] < step]
+        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step) if SummaryWriter else None
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if SummaryWriter else None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of one step."""
