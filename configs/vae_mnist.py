@@ -2,6 +2,9 @@
 
 python train.py --config=configs/vae_mnist.py                                          # rotated digits
 python train.py --config=configs/vae_mnist.py --config.data.pose=upright --workdir=runs/vae_upright
+
+About a minute of training on 2 CPU cores. Expected test loss J without search: 130.2 nats on rotated digits (three
+seeds), 103.1 on upright ones (2026-11-22).
 """
 
 from ml_collections import ConfigDict
