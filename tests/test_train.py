@@ -41,8 +41,9 @@ TINY = {
 }
 
 
-# Orbax abandons the other reads of a checkpoint when one fails; they end on a closed event loop, in their own threads.
-abandoned_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Orbax abandons the other reads of a damaged checkpoint when one fails; they end on a closed event loop, in threads of
+# their own, and at any later time: during the tests that follow as well.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def tiny(**changes):
@@ -185,7 +186,6 @@ def test_resume_does_not_log_a_step_twice(straight, tmp_path):
     assert (workdir / "metrics.jsonl").read_text().count("\n") == 4
 
 
-@abandoned_reads
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(straight, tmp_path, capsys):
     fit(tiny(), tmp_path)
     newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -203,7 +203,6 @@ def test_half_written_checkpoint_is_ignored(straight, tmp_path):
     assert_same_weights(avae.load(tmp_path), straight[0])
 
 
-@abandoned_reads
 def test_all_checkpoints_damaged_is_a_sentence(tmp_path):
     fit(tiny(), tmp_path)
     for path in (tmp_path / "checkpoints").rglob("*"):
