@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from avae.transforms import Rotation, Transform
 from avae.warp import warp_one
@@ -112,6 +113,15 @@ def repose(images: Array, poses: Array, transform: Transform) -> Array:
     return jnp.clip(warped, 0.0, 1.0)
 
 
+def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
+    """Grey images as `Data.binarize` says: "none", "threshold", or "sample" drawn by `key`."""
+    if how == "threshold":
+        return (jnp.asarray(images) > 0.5).astype(jnp.float32)
+    if how == "sample":
+        return jax.random.bernoulli(key, jnp.asarray(images)).astype(jnp.float32)
+    return images
+
+
 def _digits() -> dict[str, np.ndarray]:
     with (
         importlib.resources.as_file(importlib.resources.files("avae") / "digits" / "digits.npz") as path,
@@ -130,8 +140,5 @@ def _examples(data: Data, images: np.ndarray, labels: np.ndarray, n: int, key: A
         images = np.concatenate(
             [np.asarray(repose(images[i : i + 500], poses[i : i + 500], data.transform)) for i in range(0, n, 500)]
         )
-    if data.binarize == "threshold":
-        images = (images > 0.5).astype(np.float32)
-    elif data.binarize == "sample":
-        images = np.asarray(jax.random.bernoulli(jax.random.fold_in(key, 1), images), np.float32)
+    images = np.asarray(binarize(images, data.binarize, jax.random.fold_in(key, 1)))
     return Examples(images, labels[:n].astype(np.int32), np.asarray(poses))

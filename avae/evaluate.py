@@ -22,7 +22,7 @@ from avae import metrics
 from avae.align import Alignment, align
 from avae.batched import over_batches, plain_loss, plain_reconstruction, sampled_loss
 from avae.config import Evaluation
-from avae.data import Data, Examples, load, repose
+from avae.data import Data, Examples, binarize, load, repose
 from avae.figures import Curve
 from avae.model import Params, Search
 from avae.transforms import Rotation
@@ -148,7 +148,8 @@ def _loss_curve(models: dict[str, Params], data: Data, settings: Evaluation) -> 
     for name, params in models.items():
 
         def both(which: np.ndarray, pose: np.ndarray, params: Params = params) -> tuple[Array, Array]:
-            x = _binarize(repose(jnp.asarray(upright[which]), jnp.asarray(pose), Rotation()), data)
+            turned = repose(jnp.asarray(upright[which]), jnp.asarray(pose), Rotation())
+            x = binarize(turned, data.binarize, jax.random.key(data.seed))
             return align(params, x).loss, plain_loss(params, x)
 
         losses = over_batches(both, (which, poses), f"{NAMES[name]}, loss against rotation")
@@ -235,12 +236,3 @@ def _mean(values: ArrayLike) -> dict[str, float | None]:
     values = np.asarray(values, np.float64)
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error}
-
-
-def _binarize(images: Array, data: Data) -> Array:
-    """What `data.binarize` does to grey images, for images that were turned here."""
-    if data.binarize == "threshold":
-        return (images > 0.5).astype(jnp.float32)
-    if data.binarize == "sample":
-        return jax.random.bernoulli(jax.random.key(data.seed), images).astype(jnp.float32)
-    return images
