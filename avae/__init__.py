@@ -7,12 +7,13 @@ from avae.checkpoint import load as load
 from avae.generate import decode as decode
 from avae.generate import encode as encode
 from avae.generate import sample as sample
-from avae.model import PAPER as PAPER
+from avae.model import Frame as Frame
 from avae.model import Model as Model
 from avae.model import Params as Params
-from avae.model import Search as Search
 from avae.model import init as init
 from avae.objective import objective as objective
+from avae.settings import PAPER as PAPER
+from avae.settings import Search as Search
 from avae.solvers import CompositeLoss as CompositeLoss
 from avae.transforms import Affine as Affine
 from avae.transforms import Affine3D as Affine3D

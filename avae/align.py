@@ -2,12 +2,12 @@
 
     alpha*(x) = argmin_alpha J(alpha; x)
 
-Every function here is written for one example; `search` is the one place where examples are vmapped.
+Every function here is written for one example; `search_batch` is the one place where examples are vmapped.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.model import PAPER, Params, Search, check_images, check_key
+from avae.memory import in_parts, peak_bytes
+from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
+from avae.settings import PAPER, Search
 from avae.solvers import CompositeLoss, Refined, linearise, refine
 from avae.transforms import Transform, spread
-from avae.warp import warp_one
 
 Loss = Callable[[Any, Array], Array]
 
@@ -28,7 +29,7 @@ class Info(NamedTuple):
     """What a human may want to know of a search.
 
     Attributes:
-      start_losses: loss of every start [B, n_starts]; not finite where the loss was not.
+      start_losses: loss of every start [B, n_starts], at the resolution of `Search.coarse`; some may not be finite.
       kept: indices of the refined starts, best first [B, top_k].
       identity_loss: loss without any transform [B].
       accepted: refinement steps of the winner that lowered its loss [B].
@@ -59,7 +60,7 @@ class Alignment(NamedTuple):
       loss: J at alpha*, z at the posterior mean, in nats [B]. A maximum over poses: not a bound on log p(x).
       std: standard deviation of the pose [B, dof], from the curvature of J at this one mode (Laplace), in the units
         of a tangent step; infinite along a direction in which the image says nothing.
-      canonical: tau_alpha* x, what the encoder sees [B, *space, C].
+      canonical: tau_alpha* x, what the encoder sees [B, *space, C], in the shape of the canonical frame.
       reconstruction: tau_alpha*^-1 dec(mu), in the frame of x [B, *space, C].
       latent: posterior mean [B, z].
       info: see `Info`.
@@ -89,7 +90,7 @@ def align(
       params: a trained model.
       x: images [B, H, W, C] (volumes [B, D, H, W, C]), float; in [0, 1] for the Bernoulli likelihood.
       key: draws the starts within their strata; None takes the centres, so that the result is deterministic.
-      search: settings; None for the model's own.
+      search: settings; None for the model's own, or the family's where `transform` is another.
       transform: the family searched; None for the model's own.
 
     Returns:
@@ -103,7 +104,7 @@ def align(
     if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
         raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
     check_key(key)
-    return _align(params, check_images(x, params.model), key, search or params.model.search, family)
+    return _align(params, check_images(x, params.model), key, params.model.settings(search, family), family)
 
 
 def search(
@@ -117,20 +118,23 @@ def search(
       x: a pytree of arrays with a leading batch axis.
       transform: the family of poses.
       key: draws the starts within their strata; None takes the centres.
-      settings: search settings; None for Gauss-Newton where the loss allows it, else the paper's Adam.
+      settings: search settings; None for those of the family where the loss allows Gauss-Newton, else the paper's Adam.
 
     Returns:
       `Found`: the best pose seen for each example.
 
     Raises:
-      ValueError: if Gauss-Newton is asked for with a loss that has no structure, or the batch is empty.
+      ValueError: if Gauss-Newton is asked for with a loss that has no structure, or coarse scoring with one that has no
+        `reduce`, or the batch is empty.
     """
     composite = isinstance(loss_fn, CompositeLoss)
-    settings = settings or (Search() if composite else PAPER)
+    settings = settings or (transform.search if composite else PAPER)
     if settings.solver == "gauss_newton" and not composite:
         raise ValueError(
             'solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"'
         )
+    if settings.coarse > 1 and getattr(loss_fn, "reduce", None) is None:
+        raise ValueError("search.coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`")
     check_key(key)
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
@@ -138,37 +142,71 @@ def search(
     return _jit_search(loss_fn, x, transform, key, settings)
 
 
-def search_batch(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search) -> Found:
-    """`search` without its checks, for use inside compiled code."""
-    starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of sampling positions per start
-    return jax.vmap(lambda x: search_one(loss_fn, x, starts, transform, settings))(x)
+def search_batch(
+    loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search, describe: Any = None
+) -> Any:
+    """`search` without its checks, for use inside compiled code; `describe(x, found)` may add to what is found."""
+    if settings.starts == "lattice":
+        starts = transform.lattice
+    else:
+        starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of positions per start
+
+    def one(x: Any) -> Any:
+        found = search_one(loss_fn, x, starts, transform, settings)
+        return found if describe is None else describe(x, found)
+
+    example = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), x)
+    return in_parts(one, x, max(1, settings.budget // peak_bytes(one, example)))
 
 
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
     """Starts -> scores -> top k -> look around -> refine -> best, for one example."""
-    scores = lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
+    scores = score_starts(loss_fn, x, starts, settings)
     _, kept = lax.top_k(-_comparable(scores), min(settings.top_k, len(starts)))
+    if settings.coarse > 1:  # the low resolution may have left out the identity, and says nothing of the full loss
+        kept = kept.at[-1].set(jnp.where((kept == 0).any(), kept[-1], 0))
+        full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[kept])
+        identity_loss = full[jnp.argmin(kept)]
+    else:
+        full, identity_loss = scores[kept], scores[0]  # start 0 is the identity
 
     def improve(start: Array, score: Array) -> Refined:
-        start = look_around(loss_fn, x, start, score, transform, settings)
+        start = look_around(loss_fn, x, start, score, transform, settings, len(starts))
         return refine(loss_fn, x, start, transform, settings)
 
-    refined = jax.vmap(improve)(starts[kept], scores[kept])
+    refined = jax.vmap(improve)(starts[kept], full)
     best = jnp.argmin(_comparable(refined.loss))
 
     alpha, loss = refined.alpha[best], refined.loss[best]
-    info = Info(scores, kept, scores[0], refined.accepted[best], jnp.isfinite(loss))  # start 0 is the identity
+    info = Info(scores, kept, identity_loss, refined.accepted[best], jnp.isfinite(loss))
     return Found(alpha, loss, info)
 
 
-def look_around(loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search) -> Array:
-    """The best of a start and `n_local` poses spread over its cell, for one start of one example."""
+def score_starts(loss_fn: Loss, x: Any, starts: Array, settings: Search) -> Array:
+    """Loss of each start [n_starts] for one example, a few at a time, at the resolution that the settings ask for."""
+    if settings.coarse > 1:
+        x = cast(Any, loss_fn).reduce(x, settings.coarse)
+    return lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
+
+
+def look_around(
+    loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search, n_starts: int
+) -> Array:
+    """Keep the best and subdivide: the best of a start and poses spread over its cell, then of its own smaller cell.
+
+    A round tries `n_local` poses besides, so that the cell of the next holds an (n_local + 1)-th of the volume.
+    """
     if settings.n_local == 0 or transform.dof == 0:
         return start
-    steps = spread(settings.n_local + 1, transform.dof)[1:] * transform.cell(settings.n_starts)[None]
-    around = jax.vmap(lambda step: transform.project(transform.retract(start, step)))(steps)
-    scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
-    return jnp.concatenate([start[None], around])[jnp.argmin(_comparable(scores))]
+    for level in range(settings.n_rounds):
+        cell = transform.cell(n_starts * (settings.n_local + 1) ** level)
+        steps = spread(settings.n_local + 1, transform.dof)[1:] * cell[None]
+        around = jax.vmap(lambda step, start=start: transform.project(transform.retract(start, step)))(steps)
+        poses = jnp.concatenate([start[None], around])
+        scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
+        best = jnp.argmin(_comparable(scores))
+        start, score = poses[best], scores[best]
+    return start
 
 
 def standard_deviation(precision: Array) -> Array:
@@ -193,7 +231,6 @@ def _jit_search(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, 
 @functools.partial(jax.jit, static_argnames=("settings", "transform"))
 def _align(params: Params, x: Array, key: Array | None, settings: Search, transform: Transform) -> Alignment:
     loss_fn = pose_loss(params, transform)
-    found = search_batch(loss_fn, x, transform, key, settings)
 
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
@@ -206,10 +243,10 @@ def _align(params: Params, x: Array, key: Array | None, settings: Search, transf
             matrix=matrix,
             loss=found.loss,
             std=std,
-            canonical=warp_one(x, matrix),
+            canonical=params.model.to_canonical(x, matrix),
             reconstruction=prediction.mean,
             latent=prediction.mu,
             info=found.info,
         )
 
-    return jax.vmap(describe)(x, found)
+    return search_batch(loss_fn, x, transform, key, settings, describe)

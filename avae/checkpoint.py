@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from avae.config import Experiment, experiment, flatten, plain
+from avae.config import Experiment, complete, experiment, flatten, plain
 from avae.model import Params
 from avae.training import TrainState, init_state
 
@@ -132,7 +132,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        there, here = flatten(_read_config(workdir)), flatten(plain(config))
+        there, here = flatten(_read_config(workdir)), flatten(complete(plain(config)))
         changed = [
             f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
             for name in sorted(there.keys() | here.keys())
@@ -145,7 +145,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
             )
     workdir.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(plain(config), indent=2) + "\n")
+    draft.write_text(json.dumps(complete(plain(config)), indent=2) + "\n")
     draft.replace(path)  # whole or not at all
 
 
@@ -154,7 +154,7 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{workdir}: no run here (no config.json); train one with train.py --workdir={workdir}")
     try:
-        return plain(json.loads(path.read_text()))
+        return complete(plain(json.loads(path.read_text())))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a readable config ({error})") from None
 

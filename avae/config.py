@@ -7,12 +7,13 @@ into an `Experiment`, and says in a sentence what is wrong with it.
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict, config_dict
 
 from avae.data import Data
-from avae.model import Model, Search
+from avae.model import Frame, Model
+from avae.settings import Search
 from avae.transforms import FAMILIES, Transform
 from avae.vae import LIKELIHOODS, NETWORKS
 
@@ -23,9 +24,16 @@ TRANSFORM = {
     "max_shear": 0.5,
 }  # ranges, where a family has them
 
-# As many starts as `align`, each drawn anew in its stratum at every step. Half as many reach the same loss, but leave
-# more classes at two orientations: an image between two starts settles where one of them happens to fall.
-TRAIN_SEARCH = Search(n_steps=3)
+
+def train_search(family: Search) -> Search:
+    """The search inside a training step, from that of inference: fewer steps, and for large families fewer starts.
+
+    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
+    rotated digits, but leave more classes at two orientations, for an image between two starts settles where one of
+    them happens to fall.
+    """
+    n_starts = min(family.n_starts, 64)
+    return dataclasses.replace(family, n_starts=n_starts, top_k=min(family.top_k, 2), n_steps=min(family.n_steps, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Train:
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     clip_norm: float = 100.0
-    search: Search | None = TRAIN_SEARCH
+    search: Search | None = train_search(Search())
     seed: int = 0
     log_every: int = 100
     checkpoint_every: int = 500
@@ -104,17 +112,21 @@ class Experiment:
 
 
 def default() -> ConfigDict:
-    """Every setting with its default, to be changed by a file in configs/ and by `--config.section.name=value`."""
-    search = dataclasses.asdict(Search())
-    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | dataclasses.asdict(TRAIN_SEARCH)}
+    """Every setting with its default, to be changed by a file in configs/ and by `--config.section.name=value`.
+
+    `model.image_shape` is that of the images; the networks take that of the canonical frame. Search settings that are
+    None are those of the transform family, in training with the changes of `train_search`.
+    """
+    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset(Search)}
     data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM)}
     return ConfigDict(
         {
             "data": data,
             "model": {"name": "mlp", "image_shape": (28, 28, 1), "latent": 16, "hidden": (256, 256)},
+            "frame": dataclasses.asdict(Frame()),
             "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
             "transform": dict(TRANSFORM),
-            "search": search,
+            "search": _unset(Search),
             "train": train,
             "evaluation": dataclasses.asdict(Evaluation()),
         }
@@ -130,20 +142,25 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     given = plain(config)
     known = plain(default())
     _check_keys("config", given, known)
+    given = complete(given)
     train = dict(given["train"])
     search = dict(train.pop("search"))
-    enabled = search.pop("enabled")
+    transform = _transform("transform", given["transform"])
+    frame = _build(Frame, "frame", given["frame"])
+    shape = {"image_shape": frame.shape(given["model"]["image_shape"])}
+    training = _build(Search, "train.search", search) if search.pop("enabled") else None
     return Experiment(
         data=_build(
             Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])}
         ),
         model=Model(
-            networks=_choose("model", NETWORKS, given["model"]),
+            networks=_choose("model", NETWORKS, given["model"] | shape),
             likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
-            transform=_transform("transform", given["transform"]),
+            transform=transform,
             search=_build(Search, "search", given["search"]),
+            frame=frame,
         ),
-        train=_build(Train, "train", train | {"search": _build(Search, "train.search", search) if enabled else None}),
+        train=_build(Train, "train", train | {"search": training}),
         evaluation=_build(Evaluation, "evaluation", given["evaluation"]),
     )
 
@@ -157,12 +174,44 @@ def plain(config: Any) -> Any:
     return tuple(plain(value) for value in config) if isinstance(config, list | tuple) else config
 
 
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with a value for every search setting: what a run keeps on disk, so that it says all of it.
+
+    Settings that the config does not have at all, being older than they are, take their defaults.
+    """
+    given = _merged(plain(default()), config)
+    family = _transform("transform", given["transform"]).search
+    search = _filled(given["search"], family)
+    training = _filled(given["train"]["search"], train_search(family))
+    return given | {"search": search, "train": given["train"] | {"search": training}}
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested config as {"section.name": value}."""
     flat = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _unset(cls: type) -> dict[str, Any]:
+    """The settings of `cls` without values, each of the type of its default."""
+    types = {field.name: (*get_args(field.type), field.type)[0] for field in dataclasses.fields(cls)}
+    return {name: config_dict.placeholder(type_) for name, type_ in types.items()}
+
+
+def _filled(settings: Mapping[str, Any], defaults: Search) -> dict[str, Any]:
+    """Settings, with those of `defaults` for what is None."""
+    return {name: getattr(defaults, name) if value is None else value for name, value in settings.items()}
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        section = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if section else value
+    return merged
 
 
 def _check_keys(section: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:

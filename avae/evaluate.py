@@ -24,7 +24,8 @@ from avae.batched import over_batches, plain_loss, plain_reconstruction, sampled
 from avae.config import Evaluation
 from avae.data import Data, Examples, binarize, load, repose
 from avae.figures import Curve
-from avae.model import Params, Search
+from avae.model import Params
+from avae.settings import Search
 from avae.transforms import Rotation
 
 SPEED_BATCH = 512

@@ -7,18 +7,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.model import Params, check_images, check_key
-from avae.transforms import Transform
+from avae.model import Model, Params, check_images, check_key
 from avae.vae import Posterior
-from avae.warp import warp_one
 
 
 def encode(params: Params, x: ArrayLike) -> Posterior:
-    """q(z | x) of images as they are.
+    """q(z | x) of images in the canonical frame, without any search.
 
     Args:
       params: the model.
-      x: images [B, *space, C]; give `found.canonical` to encode them at the poses found.
+      x: images [B, *space, C] of the canonical frame's shape, which is by default that of all images: give
+        `found.canonical` to encode them at the poses found.
 
     Returns:
       Means and log variances, each [B, z].
@@ -26,7 +25,7 @@ def encode(params: Params, x: ArrayLike) -> Posterior:
     Raises:
       ValueError: if x has the wrong shape, dtype or range.
     """
-    return _encode(params, check_images(x, params.model))
+    return _encode(params, check_images(x, params.model, canonical=True))
 
 
 def decode(params: Params, z: ArrayLike) -> Array:
@@ -69,7 +68,7 @@ def sample(params: Params, n: int, *, key: Array | None = None, posed: bool = Tr
         raise ValueError(f"sample expects n >= 1 and networks with an attribute `latent`, got n={n}, latent={latent}")
     latent_key, pose_key = jax.random.split(jax.random.key(0) if key is None else key)
     means = _decode(params, jax.random.normal(latent_key, (n, latent)))
-    return _pose(means, jax.random.split(pose_key, n), params.model.transform) if posed else means
+    return _pose(means, jax.random.split(pose_key, n), params.model) if posed else means
 
 
 @jax.jit
@@ -82,6 +81,11 @@ def _decode(params: Params, z: Array) -> Array:
     return jax.vmap(lambda z: params.model.decode(params.weights, z))(z)
 
 
-@functools.partial(jax.jit, static_argnames="transform")
-def _pose(means: Array, keys: Array, transform: Transform) -> Array:
-    return jax.vmap(lambda mean, key: warp_one(mean, transform.inverse(transform.sample(key))))(means, keys)
+@functools.partial(jax.jit, static_argnames="model")
+def _pose(means: Array, keys: Array, model: Model) -> Array:
+    out = (model.image_shape or means.shape[1:])[:-1]
+
+    def pose(mean: Array, key: Array) -> Array:
+        return model.from_canonical(mean, model.transform.inverse(model.transform.sample(key)), out)
+
+    return jax.vmap(pose)(means, keys)

@@ -5,92 +5,111 @@ moves along its tangent space (`retract`), so that the circle has no seam and SO
 """
 
 import dataclasses
+import functools
+import itertools
 import math
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
-class Factor(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Factor:
     """A part of a pose: `size` numbers with `dof` degrees of freedom, filled evenly by `coordinates` numbers in [0, 1).
 
     `volume` is measured in tangent units (radians, and whatever a box is measured in); `extent` [dof] is the half-width
-    of the whole factor along each tangent direction; `origin` [coordinates] is where the first start is placed.
+    of the whole factor along each tangent direction; `origin` [coordinates] is where the first start is placed. What a
+    factor does not say otherwise is that of a vector space whose identity is zero.
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Numbers that make a pose."""
+        raise NotImplementedError
+
     @property
-    def dof(self) -> int: ...
+    def dof(self) -> int:
+        """Numbers that make a tangent step."""
+        return self.size
+
     @property
-    def coordinates(self) -> int: ...
+    def coordinates(self) -> int:
+        """Numbers of the unit cube that fill the factor evenly."""
+        return self.size
+
     @property
-    def identity(self) -> Array: ...
+    def volume(self) -> float:
+        """The prior is one over it."""
+        raise NotImplementedError
+
     @property
-    def origin(self) -> Array: ...
-    @property
-    def extent(self) -> Array: ...
-    @property
-    def volume(self) -> float: ...
-
-    def place(self, u: Array) -> Array:
-        """A point [size] for u [coordinates] in the unit cube; uniform u give the uniform (Haar) law."""
-        ...
-
-    def retract(self, alpha: Array, step: Array) -> Array:
-        """Moves alpha [size] along the tangent step [dof]."""
-        ...
-
-    def project(self, alpha: Array) -> Array:
-        """The canonical representative of a moved point, inside the factor's range."""
-        ...
-
-    def inside(self, alpha: Array) -> Array:
-        """Whether alpha [size] is in the factor's range."""
-        ...
-
-    def difference(self, a: Array, b: Array) -> Array:
-        """A tangent vector whose norm is the geodesic distance of a and b."""
-        ...
-
-    def relative(self, points: Array) -> Array:
-        """Points [n, size] moved together so that the first is the identity."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Circle:
-    """An angle in radians, canonical in [-pi, pi)."""
-
-    size: ClassVar[int] = 1
-    dof: ClassVar[int] = 1
-    coordinates: ClassVar[int] = 1
-    volume: ClassVar[float] = 2 * math.pi
+    def extent(self) -> Array:
+        """Half-widths [dof]."""
+        raise NotImplementedError
 
     @property
     def identity(self) -> Array:
-        """Zero."""
-        return jnp.zeros(1)
+        """The pose [size] that changes nothing."""
+        return jnp.zeros(self.size)
 
     @property
     def origin(self) -> Array:
-        """Zero is at u = 0."""
-        return jnp.zeros(1)
+        """The point [coordinates] of the unit cube at which the identity is placed."""
+        return jnp.zeros(self.coordinates)
+
+    @property
+    def lattice(self) -> Array:
+        """A finite subgroup [n, size], the identity first, from which a search may start."""
+        return self.identity[None]
+
+    def place(self, u: Array) -> Array:
+        """A point [size] for u [coordinates] in the unit cube; uniform u give the uniform (Haar) law."""
+        raise NotImplementedError
+
+    def retract(self, alpha: Array, step: Array) -> Array:
+        """Moves alpha [size] along the tangent step [dof]; `project` brings it home."""
+        return alpha + step
+
+    def project(self, alpha: Array) -> Array:
+        """The canonical representative of a moved point, inside the factor's range."""
+        raise NotImplementedError
+
+    def inside(self, alpha: Array) -> Array:
+        """Whether alpha [size] is in the factor's range."""
+        raise NotImplementedError
+
+    def difference(self, a: Array, b: Array) -> Array:
+        """A tangent vector whose norm is the geodesic distance of a and b."""
+        return a - b
+
+    def relative(self, points: Array) -> Array:
+        """Points [n, size] moved together so that the first is the identity; most place it there anyhow."""
+        return points
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle(Factor):
+    """An angle in radians, canonical in [-pi, pi)."""
+
+    size: ClassVar[int] = 1
+    volume: ClassVar[float] = 2 * math.pi
 
     @property
     def extent(self) -> Array:
         """Half a turn."""
         return jnp.full(1, math.pi)
 
+    @property
+    def lattice(self) -> Array:
+        """The four quarter turns."""
+        return self.project(jnp.arange(4.0)[:, None] * (math.pi / 2))
+
     def place(self, u: Array) -> Array:
         """So many turns."""
         return self.project(u * (2 * math.pi))
-
-    def retract(self, alpha: Array, step: Array) -> Array:
-        """Addition; `project` closes the circle."""
-        return alpha + step
 
     def project(self, alpha: Array) -> Array:
         """The angle in [-pi, pi)."""
@@ -104,13 +123,9 @@ class Circle:
         """The smaller angle between them, signed."""
         return self.project(a - b)
 
-    def relative(self, points: Array) -> Array:
-        """Unchanged: the first is at zero."""
-        return points
-
 
 @dataclasses.dataclass(frozen=True)
-class Box:
+class Box(Factor):
     """Numbers between -half and +half, one half-width per entry."""
 
     half: tuple[float, ...]
@@ -121,24 +136,9 @@ class Box:
         return len(self.half)
 
     @property
-    def dof(self) -> int:
-        """Number of entries."""
-        return len(self.half)
-
-    @property
-    def coordinates(self) -> int:
-        """Number of entries."""
-        return len(self.half)
-
-    @property
     def volume(self) -> float:
         """Product of the widths."""
         return math.prod(2 * half for half in self.half)
-
-    @property
-    def identity(self) -> Array:
-        """The centre."""
-        return jnp.zeros(self.size)
 
     @property
     def origin(self) -> Array:
@@ -154,10 +154,6 @@ class Box:
         """From one side to the other."""
         return (2 * u - 1) * self.extent
 
-    def retract(self, alpha: Array, step: Array) -> Array:
-        """Addition; `project` keeps to the box."""
-        return alpha + step
-
     def project(self, alpha: Array) -> Array:
         """The nearest point of the box."""
         return jnp.clip(alpha, -self.extent.astype(alpha.dtype), self.extent.astype(alpha.dtype))
@@ -166,17 +162,9 @@ class Box:
         """Within the box, up to rounding."""
         return jnp.all(jnp.abs(alpha) <= self.extent * (1 + 1e-6))
 
-    def difference(self, a: Array, b: Array) -> Array:
-        """Their difference."""
-        return a - b
-
-    def relative(self, points: Array) -> Array:
-        """Unchanged: the first is at the centre."""
-        return points
-
 
 @dataclasses.dataclass(frozen=True)
-class Rotations:
+class Rotations(Factor):
     """SO(3) as unit quaternions [w, x, y, z], w >= 0; tangent steps are rotation vectors in radians."""
 
     size: ClassVar[int] = 4
@@ -190,14 +178,14 @@ class Rotations:
         return jnp.array([1.0, 0.0, 0.0, 0.0])
 
     @property
-    def origin(self) -> Array:
-        """Anywhere: `relative` moves the first start to the identity."""
-        return jnp.zeros(3)
-
-    @property
     def extent(self) -> Array:
         """Half the side of a cube of the group's volume."""
         return jnp.full(3, self.volume ** (1 / 3) / 2)
+
+    @property
+    def lattice(self) -> Array:
+        """The 24 rotations of the cube."""
+        return jnp.asarray(_cube_quaternions(), jnp.float32)
 
     def place(self, u: Array) -> Array:
         """Uniform numbers to a Haar-uniform rotation (Shoemake 1992); Euler angles drawn uniformly would not be."""
@@ -230,7 +218,7 @@ class Rotations:
 
 
 @dataclasses.dataclass(frozen=True)
-class Elements:
+class Elements(Factor):
     """A finite set of `count` poses, numbered from 0, the identity; every pose is tried and none is refined."""
 
     count: int
@@ -245,14 +233,9 @@ class Elements:
         return self.count
 
     @property
-    def identity(self) -> Array:
-        """Number 0."""
-        return jnp.zeros(1)
-
-    @property
-    def origin(self) -> Array:
-        """Number 0 is at u = 0."""
-        return jnp.zeros(1)
+    def lattice(self) -> Array:
+        """All of them."""
+        return jnp.arange(self.count, dtype=jnp.float32)[:, None]
 
     @property
     def extent(self) -> Array:
@@ -278,10 +261,6 @@ class Elements:
     def difference(self, a: Array, b: Array) -> Array:
         """Zero or one: families that know better override `distance`."""
         return (a != b).astype(a.dtype)
-
-    def relative(self, points: Array) -> Array:
-        """Unchanged: the first is number 0."""
-        return points
 
 
 def exponential(step: Array) -> Array:
@@ -315,3 +294,13 @@ def rotation_matrix(q: Array) -> Array:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+@functools.cache
+def _cube_quaternions() -> np.ndarray:
+    """The rotations of the cube [24, 4], the identity first: of each pair q, -q of the octahedral group, one."""
+    whole = np.array(list(itertools.product((1, 0, -1), repeat=4)))
+    whole = whole[np.isin(np.abs(whole).sum(axis=1), (1, 2, 4))]
+    leading = whole[np.arange(len(whole)), (whole != 0).argmax(axis=1)]
+    front = whole[leading > 0] / np.linalg.norm(whole[leading > 0], axis=1, keepdims=True)
+    return front[np.argsort(-front[:, 0], kind="stable")]  # the identity has the largest w

@@ -11,56 +11,49 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from avae.settings import Search
 from avae.transforms import Rotation, Transform
 from avae.vae import MLP, Bernoulli, Posterior, Weights
-
-SOLVERS = ("gauss_newton", "adam")
+from avae.warp import warp_one
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
-    """Settings of the pose search (`avae.search`, `avae.align`).
+class Frame:
+    """The canonical frame: the window in which the networks see an object, centred on that of the image.
 
     Attributes:
-      n_starts: stratified poses that are scored, the identity among them.
-      top_k: how many of them are kept.
-      n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
-        to a nat every few degrees, which the gradient alone does not cross.
-      n_steps: refinement steps; 0 keeps the best start as it is.
-      solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
-      learning_rate: Adam's step size, in radians and half-widths.
-      damping: Gauss-Newton's first Levenberg-Marquardt damping, relative to the curvature.
-      chunk: starts scored at a time; bounds the memory of the coarse stage, and keeps it in cache.
+      margin: image pixels by which it is larger on every side, so that a turned object's corners are not cut.
+      resolution: its pixels per image pixel, so that the warp back blurs the reconstruction less.
     """
 
-    n_starts: int = 32
-    top_k: int = 2
-    n_local: int = 4
-    n_steps: int = 4
-    solver: str = "gauss_newton"
-    learning_rate: float = 0.03
-    damping: float = 0.01
-    chunk: int = 4
+    margin: int = 0
+    resolution: int = 1
 
     def __post_init__(self) -> None:
-        if self.n_starts < 1 or self.chunk < 1:
-            raise ValueError(f"search expects n_starts >= 1 and chunk >= 1, got {self.n_starts} and {self.chunk}")
-        if not 1 <= self.top_k <= self.n_starts:
-            raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
-        if self.n_steps < 0 or self.n_local < 0:
+        if self.margin < 0 or self.resolution < 1:
             raise ValueError(
-                "search expects n_steps >= 0 (0: no refinement) and n_local >= 0, "
-                f"got {self.n_steps} and {self.n_local}"
-            )
-        if self.solver not in SOLVERS:
-            raise ValueError(f"search expects a solver of {SOLVERS}, got {self.solver!r}")
-        if not (self.learning_rate > 0 and self.damping > 0):
-            raise ValueError(
-                f"search expects learning_rate > 0 and damping > 0, got {self.learning_rate} and {self.damping}"
+                f"frame expects margin >= 0 and resolution >= 1, both whole, got {self.margin} and {self.resolution}"
             )
 
+    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The frame [*space, C] that belongs to images [*space, C]."""
+        *space, channels = image_shape
+        return (*(self.resolution * (side + 2 * self.margin) for side in space), channels)
 
-PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The images [*space, C] to which the frame `shape` [*space, C] belongs; the inverse of `shape`.
+
+        Raises:
+          ValueError: if there are none.
+        """
+        *space, channels = shape
+        image = (*(side // self.resolution - 2 * self.margin for side in space), channels)
+        if self.shape(image) != tuple(shape) or min(image) < 1:
+            raise ValueError(
+                f"frame: the networks take {tuple(shape)}, but no images have a frame of this shape with margin "
+                f"{self.margin} and resolution {self.resolution}"
+            )
+        return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +65,15 @@ class Model:
         one example; `avae.MLP`, `avae.Conv`, or your own.
       likelihood: `avae.Bernoulli` or `avae.Gaussian`: how raw output explains pixels.
       transform: the family of poses that is searched.
-      search: default search settings.
+      search: default search settings; None for the family's own.
+      frame: the canonical frame; `networks.image_shape` is its shape.
     """
 
     networks: Any = MLP()
     likelihood: Any = Bernoulli()
     transform: Transform = Rotation()
-    search: Search = Search()
+    search: Search | None = None
+    frame: Frame = Frame()
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
@@ -89,6 +84,42 @@ class Model:
                 f"transform: {type(self.transform).__name__} poses data of dimension {dim}, "
                 f"but the networks take examples of shape {tuple(shape)}, channels last"
             )
+        if self.image_shape is None and self.frame != Frame():
+            raise ValueError("frame: a canonical frame of its own expects networks with an `image_shape`")
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The images that the model takes [*space, C]; None if the networks do not say."""
+        shape = getattr(self.networks, "image_shape", None)
+        return self.frame.image_shape(tuple(shape)) if shape else None
+
+    def to_canonical(self, x: Array, matrix: Array) -> Array:
+        """One image [*space, C], at any resolution, in the canonical frame: tau_alpha x for the `matrix` of alpha."""
+        if self.image_shape is None:
+            return warp_one(x, matrix)
+        return warp_one(x, matrix.at[:, :-1].multiply(self._extent), self.networks.image_shape[:-1])
+
+    def from_canonical(self, y: Array, inverse: Array, out: tuple[int, ...]) -> Array:
+        """Back to the image: tau_alpha^-1 y for `inverse`, the matrix of alpha's inverse; `out` is its space."""
+        return warp_one(y, inverse / self._extent, out)
+
+    def settings(self, search: Search | None = None, transform: Transform | None = None) -> Search:
+        """The search settings that hold: those given, else the model's, else those of the family.
+
+        Raises:
+          ValueError: if they ask for scoring at a resolution that the images do not have.
+        """
+        own = self.search if transform in (None, self.transform) else None
+        settings = search or own or (transform or self.transform).search
+        sides = self.image_shape[:-1] if self.image_shape else ()
+        if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
+            raise ValueError(f"search.coarse: expected a divisor of the images' sides {sides}, got {settings.coarse}")
+        return settings
+
+    @property
+    def _extent(self) -> float:
+        """Half the shorter side of the canonical frame, in half-widths of the image."""
+        return 1.0 if self.image_shape is None else 1 + 2 * self.frame.margin / min(self.image_shape[:-1])
 
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""
@@ -153,8 +184,8 @@ def init(key: Array, model: Any) -> Params:
     return Params(model.init(key), model)
 
 
-def check_images(x: ArrayLike, model: Model, *, name: str = "x") -> Array:
-    """`x` as float32 [B, *space, C] if it is what `model` takes.
+def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool = False) -> Array:
+    """`x` as float32 [B, *space, C] if it is what `model` takes, or what its networks take if `canonical`.
 
     Under a trace only the shape and the dtype can be checked, not the values.
 
@@ -163,7 +194,8 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x") -> Array:
         likelihood's range; the message says what was expected and what came.
     """
     array = x if isinstance(x, jax.Array) else np.asarray(x)
-    dim, expected = model.transform.dim, getattr(model.networks, "image_shape", None)
+    dim = model.transform.dim
+    expected = getattr(model.networks, "image_shape", None) if canonical else model.image_shape
     wanted = f"[B, {', '.join(map(str, expected))}]" if expected else f"[B, {'D, ' if dim == 3 else ''}H, W, C]"
     if not jnp.issubdtype(array.dtype, jnp.floating):
         hint = "; divide 8-bit images by 255" if array.dtype == np.uint8 else ""

@@ -6,6 +6,7 @@ The input is brought to the canonical frame, encoded and decoded there, and the 
 and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,11 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.model import Params, check_images, check_key
+from avae.model import Frame, Params, check_images, check_key
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 from avae.vae import Posterior
-from avae.warp import warp_one
 
 
 class Terms(NamedTuple):
@@ -69,8 +69,13 @@ def batch_terms(params: Params, x: Array, alpha: Array | None = None, key: Array
 
 
 def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
-    """The terms of J for one example; `alpha` None: no warp, straight from the decoder's raw output."""
+    """The terms of J for one example; `alpha` None: no warp, straight from the decoder's raw output.
+
+    A canonical frame of its own is always reached by a warp, that of the identity where `alpha` is None.
+    """
     model, weights = params.model, params.weights
+    if alpha is None and model.frame != Frame():
+        alpha = model.transform.identity
     if alpha is None:
         posterior = model.encode(weights, x)
         raw = model.networks.decode(weights, latent(posterior, key))
@@ -80,15 +85,17 @@ def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | Non
 
 def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None) -> Prediction:
     """tau_alpha x -> q(z) -> dec(z) -> tau_alpha^-1 dec(z), for one example."""
-    canonical = warp_one(x, transform.matrix(alpha))
-    posterior = params.model.encode(params.weights, canonical)
-    decoded = params.model.decode(params.weights, latent(posterior, key))
-    return Prediction(warp_one(decoded, transform.inverse(alpha)), *posterior)
+    model, weights = params.model, params.weights
+    canonical = model.to_canonical(x, transform.matrix(alpha))
+    posterior = model.encode(weights, canonical)
+    decoded = model.decode(weights, latent(posterior, key))
+    return Prediction(model.from_canonical(decoded, transform.inverse(alpha), x.shape[:-1]), *posterior)
 
 
 def score(params: Params, x: Array, prediction: Prediction) -> Terms:
-    """The terms of J from what was predicted, for one example."""
-    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean)
+    """The terms of J from what was predicted, for one example; a pixel of a reduced image counts for a block."""
+    full = math.prod(params.model.image_shape or x.shape)
+    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean) * (full / x.size)
     return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
 
 
@@ -104,7 +111,15 @@ def pose_loss(params: Params, transform: Transform) -> CompositeLoss:
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction).total,
         curvature=lambda x, prediction: fisher(params, x, prediction),
+        reduce=reduce,
     )
+
+
+def reduce(x: Array, factor: int) -> Array:
+    """The image [*space, C] at a `factor`-th of its resolution: means over blocks of `factor` pixels a side."""
+    *space, channels = x.shape
+    blocks = [size for side in space for size in (side // factor, factor)]
+    return x.reshape(*blocks, channels).mean(axis=tuple(range(1, 2 * len(space), 2)))
 
 
 def latent(posterior: Posterior, key: Array | None) -> Array:

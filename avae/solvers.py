@@ -14,7 +14,7 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.model import Search
+from avae.settings import Search
 from avae.transforms import Transform
 
 
@@ -26,11 +26,14 @@ class CompositeLoss:
       predict: (x, alpha) -> u, any pytree of arrays; the only part that is linearised.
       score: (x, u) -> scalar, convex in u.
       curvature: (x, u) -> pytree like u: the diagonal of the score's Hessian or Fisher information in u.
+      reduce: (x, factor) -> the same example at a `factor`-th of its resolution, for `Search.coarse`; None if the loss
+        has none.
     """
 
     predict: Callable[[Any, Array], Any]
     score: Callable[[Any, Any], Array]
     curvature: Callable[[Any, Any], Any]
+    reduce: Callable[[Any, int], Any] | None = None
 
     def __call__(self, x: Any, alpha: Array) -> Array:
         """The loss itself, a scalar."""

@@ -19,6 +19,7 @@ images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,21 +60,24 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
     return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
 
 
-def warp_one(x: Array, matrix: Array) -> Array:
-    """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`."""
+def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None) -> Array:
+    """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`.
+
+    The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
+    """
     *space, channels = x.shape
     strides = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
     axes = [
         _corners(position, size, stride)
-        for position, size, stride in zip(_positions(matrix, space), space, strides, strict=True)
+        for position, size, stride in zip(_positions(matrix, space, out or space), space, strides, strict=True)
     ]
     pixels = x.reshape(-1, channels)
-    out = jnp.zeros(())
+    total = jnp.zeros(())
     for corner in itertools.product(*axes):  # 4 corners in 2D, 8 in 3D
         index = sum(index for index, _ in corner)
         weight = functools.reduce(jnp.multiply, (weight for _, weight in corner))
-        out = out + weight[..., None] * pixels.at[index].get(mode="promise_in_bounds")
-    return out.astype(x.dtype)
+        total = total + weight[..., None] * pixels.at[index].get(mode="promise_in_bounds")
+    return total.astype(x.dtype)
 
 
 def invert(matrix: Array) -> Array:
@@ -97,19 +101,19 @@ def compose(outer: Array, inner: Array) -> Array:
     return jnp.concatenate([linear, shift[:, None]], axis=1)
 
 
-def _positions(matrix: Array, space: list[int]) -> list[Array]:
-    """Where each output pixel reads, in pixel indices: one array [*space] per array axis (z, y, x).
+def _positions(matrix: Array, space: Sequence[int], out: Sequence[int]) -> list[Array]:
+    """Where each pixel of a frame `out` reads in a frame `space`, in its pixels: one array [*out] per axis (z, y, x).
 
     Worked out in pixels about the centre, where the identity is exact in floating point.
     """
     d = len(space)
     sizes = space[::-1]  # x first, as in the matrix
-    unit = min(space) / 2
+    unit, step = min(space) / 2, min(space) / min(out)
     centred = [
-        (jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2).reshape(
+        ((jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2) * step).reshape(
             [size if axis == d - 1 - i else 1 for axis in range(d)]
         )
-        for i, size in enumerate(sizes)
+        for i, size in enumerate(out[::-1])
     ]
     positions = [
         sum(matrix[i, j] * centred[j] for j in range(d)) + (matrix[i, d] * unit + (sizes[i] - 1) / 2) for i in range(d)

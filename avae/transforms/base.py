@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from avae.manifolds import Elements
+from avae.settings import Search
 from avae.warp import invert
 
 RANGES = {"max_shift": (0, 2, "half-widths"), "max_scale": (1, 8, "times"), "max_shear": (0, 4, "tangents")}
@@ -21,9 +21,12 @@ class Transform:
 
     Attributes:
       dim: spatial dimension of the data, 2 or 3.
+      search: the settings with which the family is searched unless others are given; by measurement, see
+        docs/transforms.md.
     """
 
     dim: ClassVar[int]
+    search: ClassVar[Search] = Search()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a range that is empty, or that no pose of real data needs."""
@@ -81,10 +84,10 @@ class Transform:
         identity is drawn anew within its stratum, and the recurrence starts elsewhere. A finite family gives all of its
         elements instead.
         """
-        for factor in self.factors:
-            n = factor.count if isinstance(factor, Elements) else n
+        if self.dof == 0:
+            return self.lattice
         u = jnp.concatenate([factor.origin for factor in self.factors])[None] + _strata(n, self._steps)
-        if key is not None and self.dof:
+        if key is not None:
             within = jax.random.uniform(key, (n, 1), minval=-0.5, maxval=0.5) / n
             together = jax.random.uniform(jax.random.fold_in(key, 1), (1, self._coordinates - 1))
             u = u + jnp.concatenate([within, jnp.tile(together, (n, 1))], axis=1)
@@ -95,6 +98,13 @@ class Transform:
             for factor, part in zip(self.factors, jnp.split(u, columns, axis=1), strict=True)
         ]
         return jnp.concatenate(placed, axis=1).at[0].set(self.identity)
+
+    @property
+    def lattice(self) -> Array:
+        """The finite subgroup [n, size] of the family's rotations, the identity first; a finite family is its own."""
+        grids = [factor.lattice for factor in self.factors]
+        index = np.indices([len(grid) for grid in grids]).reshape(len(grids), -1)
+        return jnp.concatenate([grid[i] for grid, i in zip(grids, index, strict=True)], axis=1)
 
     def cell(self, n: int) -> Array:
         """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for."""

@@ -1,0 +1,65 @@
+"""How many bytes a computation needs, read off its jaxpr, so that a batch can go through in parts that fit."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
+
+
+def peak_bytes(function: Callable[..., Any], *args: Any) -> int:
+    """Bytes that `function(*args)` holds at once at its worst, its arguments and results included; nothing is run.
+
+    Counts every intermediate from where it is made to its last use. A compiler that fuses needs less, one that reorders
+    or pads may need somewhat more.
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    return _size(closed.jaxpr.invars) + _peak(closed.jaxpr)
+
+
+def in_parts(function: Callable[..., Any], arrays: Any, size: int) -> Any:
+    """`vmap(function)` over the leading axis [B] of a pytree of arrays, at most `size` examples at a time.
+
+    The last part repeats the last example rather than being shorter: one shape, compiled once.
+    """
+    n = jax.tree.leaves(arrays)[0].shape[0]
+    parts = math.ceil(n / size)
+    if parts == 1:
+        return jax.vmap(function)(arrays)
+    each = math.ceil(n / parts)
+    index = jnp.minimum(jnp.arange(parts * each), n - 1).reshape(parts, each)
+
+    def part(index: Array) -> Any:
+        return jax.vmap(function)(jax.tree.map(lambda leaf: leaf[index], arrays))
+
+    results = lax.map(part, index)
+    return jax.tree.map(lambda leaf: leaf.reshape(parts * each, *leaf.shape[2:])[:n], results)
+
+
+def _peak(jaxpr: Jaxpr) -> int:
+    """Bytes of what the equations of `jaxpr` make, at the worst moment; what they are given is counted outside."""
+    last = {var: i for i, equation in enumerate(jaxpr.eqns) for var in _variables(equation.invars)}
+    last |= {var: len(jaxpr.eqns) for var in _variables(jaxpr.outvars)}
+    made: set[Any] = set()
+    live = peak = 0
+    for i, equation in enumerate(jaxpr.eqns):
+        inner = max((_peak(body) for body in jaxprs_in_params(equation.params)), default=0)
+        out = [var for var in equation.outvars if var in last]
+        live += _size(out)
+        made.update(out)
+        peak = max(peak, live + inner)
+        dead = {var for var in _variables([*equation.invars, *out]) if last.get(var) == i and var in made}
+        live -= _size(dead)
+    return peak
+
+
+def _variables(atoms: Any) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _size(variables: Any) -> int:
+    avals = [var.aval for var in set(_variables(variables))]
+    return sum(math.prod(aval.shape) * getattr(aval.dtype, "itemsize", 4) for aval in avals if hasattr(aval, "shape"))

@@ -1,0 +1,74 @@
+"""Settings of the pose search, and how much memory it may take. The measured default of each family stands with it."""
+
+import dataclasses
+
+import jax
+
+SOLVERS = ("gauss_newton", "adam")
+STARTS = ("stratified", "lattice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Settings of the pose search (`avae.search`, `avae.align`): starts, rounds of subdivision, refinement, memory.
+
+    Attributes:
+      n_starts: stratified poses that are scored, the identity among them.
+      starts: "stratified", or "lattice": the family's finite subgroup instead (4 quarter turns in the plane, the 24
+        rotations of the cube in space), tried exhaustively and then refined in the whole family.
+      coarse: starts are scored on images reduced by this factor (mean of `coarse`^d pixels); 1 for full resolution.
+      top_k: how many starts are kept.
+      n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
+        to a nat every few degrees, which the gradient alone does not cross.
+      n_rounds: how often that is done, each time in the cell of a pose of the round before.
+      n_steps: refinement steps; 0 keeps the best start as it is.
+      solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
+      learning_rate: Adam's step size, in radians and half-widths.
+      damping: Gauss-Newton's first Levenberg-Marquardt damping, relative to the curvature.
+      chunk: starts scored at a time; few keep the coarse stage in cache.
+      memory: bytes that the search may take; a batch that needs more goes through in parts. None for 2 GiB on a CPU
+        and half of the device's memory elsewhere.
+    """
+
+    n_starts: int = 32
+    starts: str = "stratified"
+    coarse: int = 1
+    top_k: int = 2
+    n_local: int = 4
+    n_rounds: int = 1
+    n_steps: int = 4
+    solver: str = "gauss_newton"
+    learning_rate: float = 0.03
+    damping: float = 0.01
+    chunk: int = 4
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n_starts", "coarse", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"search expects {name} >= 1, got {getattr(self, name)}")
+        for name in ("n_local", "n_rounds", "n_steps"):  # 0: none
+            if getattr(self, name) < 0:
+                raise ValueError(f"search expects {name} >= 0, got {getattr(self, name)}")
+        if not 1 <= self.top_k <= self.n_starts:
+            raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
+        for name, allowed in (("solver", SOLVERS), ("starts", STARTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"search expects {name} of {allowed}, got {getattr(self, name)!r}")
+        if not (self.learning_rate > 0 and self.damping > 0):
+            raise ValueError(
+                f"search expects learning_rate > 0 and damping > 0, got {self.learning_rate} and {self.damping}"
+            )
+        if self.memory is not None and self.memory < 1:
+            raise ValueError(f"search expects memory in bytes, at least 1, or None, got {self.memory}")
+
+    @property
+    def budget(self) -> int:
+        """`memory`, or the default of the device at hand, in bytes."""
+        if self.memory is not None:
+            return self.memory
+        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+        return 2 * 2**30 if limit is None else limit // 2
+
+
+PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
