@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.memory import in_parts, peak_bytes
+from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.settings import PAPER, Search
@@ -151,12 +151,11 @@ def search_batch(
     else:
         starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of positions per start
 
-    def one(x: Any) -> Any:
+    def one(x: Any, settings: Search = settings) -> Any:
         found = search_one(loss_fn, x, starts, transform, settings)
         return found if describe is None else describe(x, found)
 
-    example = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), x)
-    return in_parts(one, x, max(1, settings.budget // peak_bytes(one, example)))
+    return in_parts(one, x, settings.budget)
 
 
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
@@ -174,7 +173,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
         start = look_around(loss_fn, x, start, score, transform, settings, len(starts))
         return refine(loss_fn, x, start, transform, settings)
 
-    refined = jax.vmap(improve)(starts[kept], full)
+    refined = lax.map(lambda start: improve(*start), (starts[kept], full), batch_size=settings.chunk)
     best = jnp.argmin(_comparable(refined.loss))
 
     alpha, loss = refined.alpha[best], refined.loss[best]
