@@ -146,8 +146,8 @@ def factors(data: Data, n: int, key: Array) -> Array | None:
 def repose(images: Array, poses: Array, transform: Transform, factors: Array | None = None) -> Array:
     """Each upright image [B, *space, C] stretched by its factors [B, dim], if any, and at its pose [B, size].
 
-    One warp for both, so that it is blurred once. Values stay between the least and the largest of the image and 0, the
-    value outside the frame, against rounding.
+    One warp for both, so that it is blurred once. Against rounding, values are clipped to [0, 1], or to the image's own
+    range where that is wider.
     """
 
     def one(image: Array, pose: Array, factor: Array | None) -> Array:
@@ -155,7 +155,7 @@ def repose(images: Array, poses: Array, transform: Transform, factors: Array | N
         if factor is not None:
             shift = jnp.zeros_like(factor)[:, None]
             matrix = compose(jnp.concatenate([jnp.diag(1 / factor), shift], axis=1), matrix)
-        return jnp.clip(warp_one(image, matrix), jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 0))
+        return jnp.clip(warp_one(image, matrix), jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 1))
 
     return jax.vmap(one)(images, poses, factors)
 

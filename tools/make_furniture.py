@@ -46,7 +46,7 @@ def notice(arrays: dict[str, np.ndarray]) -> str:
         of_source = sources == source
         lines += [f"## {source} ({of_source.sum()} models)", "", f"Licence: {licence}, {url}", ""]
         for creator in sorted(set(creators[of_source].tolist()), key=str.casefold):
-            titles = "; ".join(sorted(names[of_source & (creators == creator)].tolist(), key=str.casefold))
+            titles = "; ".join(sorted(set(names[of_source & (creators == creator)].tolist()), key=str.casefold))
             lines.append(textwrap.fill(f"- {creator}: {titles}", 120, subsequent_indent="  ", break_on_hyphens=False))
         lines.append("")
     return "\n".join(lines[:-1]) + "\n"
