@@ -1,11 +1,13 @@
-"""Images in, batches out: the embedded digits at known random poses, and the order in which they are drawn.
+"""Images in, batches out: examples of a source at known random poses, and the order in which they are drawn.
 
 Batches are a function of the step number alone, so a run that resumes needs no iterator state.
 """
 
 import dataclasses
+import difflib
 import functools
-import importlib.resources
+import math
+import pathlib
 from typing import NamedTuple
 
 import grain
@@ -15,27 +17,36 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from avae import meshes, sources
 from avae.transforms import Rotation, Transform
-from avae.warp import warp_one
+from avae.warp import compose, warp_one
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")
 
 
+CHUNK = 2**22  # pixels posed at once: some tens of MB
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which images, at which poses.
+    """Which images or volumes, at which poses.
 
     Attributes:
-      name: the data set; "digits" is the embedded subset of MNIST.
+      name: "digits" (a subset of MNIST), "furniture" (voxelised models), a path to a stack (.npy or .npz), or a path to
+        a folder of meshes; see `avae.sources.read`.
       pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
         time a training image is drawn; test images are at fixed poses).
-      transform: the family from whose prior poses are drawn.
-      seed: of poses and of binarisation.
+      transform: the family from whose prior poses are drawn; its dimension says whether the data are images or volumes.
+      seed: of poses, of binarisation, and of the split where the source has none.
       n_train: training images used, at most 12,000 of the digits.
-      n_test: test images used, at most 2,000 of the digits.
+      n_test: test images used, at most 2,000 of the digits; n_train + n_test are at most the 600 of the furniture.
       binarize: "none" (grey), "threshold" at 0.5, or "sample" (each pixel drawn once, by seed, with its grey value as
         the probability): for likelihoods in nats of a distribution over binary images. After the pose.
+      side: voxels along each axis of a mesh, from 8; its longest side is given 0.7 of them.
+      up: the axis of meshes that points up: "y", or "z" as in ModelNet.
+      stretch: every upright image is scaled along each axis by a factor of its own, log-uniform in
+        [1 / stretch, stretch], before its pose (random anisotropic scaling); 1 for none, at most 4.
     """
 
     name: str = "digits"
@@ -45,21 +56,28 @@ class Data:
     n_train: int = 12_000
     n_test: int = 2_000
     binarize: str = "none"
+    side: int = 32
+    up: str = "z"
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         for field, value, allowed in (
-            ("name", self.name, ("digits",)),
             ("pose", self.pose, POSES),
             ("binarize", self.binarize, BINARIZE),
+            ("up", self.up, meshes.UPS),
         ):
             if value not in allowed:
                 raise ValueError(f"data.{field}: expected one of {', '.join(allowed)}, got {value!r}")
-        if self.transform.dim != 2:
-            raise ValueError(
-                f"data.transform: the digits are images, but {type(self.transform).__name__} poses volumes"
-            )
+        if self.name in sources.EMBEDDED:
+            sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
+        elif difflib.get_close_matches(self.name, sources.EMBEDDED, n=1) and not pathlib.Path(self.name).exists():
+            raise ValueError(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
         if self.n_train < 1 or self.n_test < 1:
             raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
+        if self.side < 8:
+            raise ValueError(f"data.side: expected at least 8 voxels, got {self.side}")
+        if not 1 <= self.stretch <= 4:
+            raise ValueError(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
         if self.pose == "fresh" and self.binarize != "none":
             raise ValueError(
                 'data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand'
@@ -67,7 +85,7 @@ class Data:
 
 
 class Examples(NamedTuple):
-    """Images [N, H, W, C] float32 in [0, 1], labels [N] int32, and the poses [N, size] that they were given."""
+    """Images [N, *space, C] float32, labels [N] int32, and the poses [N, size] that they were given."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -75,24 +93,34 @@ class Examples(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Training and test examples."""
+    """Training and test examples, and the name of each label."""
 
     train: Examples
     test: Examples
+    class_names: tuple[str, ...] = ()
 
 
 def load(data: Data) -> Splits:
     """The training and test examples that `data` describes, in memory.
 
     Raises:
-      ValueError: if more examples are asked for than there are.
+      ValueError: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
+        there are, or images outside [0, 1] are to be binarized.
     """
-    raw = _digits()
+    raw = sources.read(
+        data.name,
+        dim=data.transform.dim,
+        n_train=data.n_train,
+        n_test=data.n_test,
+        seed=data.seed,
+        side=data.side,
+        up=data.up,
+    )
     train_key, test_key = jax.random.split(jax.random.key(data.seed))
-    train = _examples(data, raw["train_images"], raw["train_labels"], data.n_train, train_key, "n_train")
+    train = _examples(data, raw.train_images, raw.train_labels, train_key)
     test_data = dataclasses.replace(data, pose="fixed") if data.pose == "fresh" else data
-    test = _examples(test_data, raw["test_images"], raw["test_labels"], data.n_test, test_key, "n_test")
-    return Splits(train, test)
+    test = _examples(test_data, raw.test_images, raw.test_labels, test_key)
+    return Splits(train, test, raw.class_names)
 
 
 def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
@@ -106,11 +134,30 @@ def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(n).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
 
 
+def factors(data: Data, n: int, key: Array) -> Array | None:
+    """Factors [n, dim] by which `n` upright examples are stretched along x, y(, z); None if none are."""
+    if data.stretch == 1:
+        return None
+    limit = math.log(data.stretch)
+    return jnp.exp(jax.random.uniform(key, (n, data.transform.dim), minval=-limit, maxval=limit))
+
+
 @functools.partial(jax.jit, static_argnames="transform")
-def repose(images: Array, poses: Array, transform: Transform) -> Array:
-    """Each image [B, H, W, C] at its pose [B, size]; clipped to [0, 1] against rounding."""
-    warped = jax.vmap(lambda image, pose: warp_one(image, transform.matrix(pose)))(images, poses)
-    return jnp.clip(warped, 0.0, 1.0)
+def repose(images: Array, poses: Array, transform: Transform, factors: Array | None = None) -> Array:
+    """Each upright image [B, *space, C] stretched by its factors [B, dim], if any, and at its pose [B, size].
+
+    One warp for both, so that it is blurred once. Against rounding, values are clipped to [0, 1], or to the image's own
+    range where that is wider.
+    """
+
+    def one(image: Array, pose: Array, factor: Array | None) -> Array:
+        matrix = transform.matrix(pose)
+        if factor is not None:
+            shift = jnp.zeros_like(factor)[:, None]
+            matrix = compose(jnp.concatenate([jnp.diag(1 / factor), shift], axis=1), matrix)
+        return jnp.clip(warp_one(image, matrix), jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 1))
+
+    return jax.vmap(one)(images, poses, factors)
 
 
 def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
@@ -122,23 +169,29 @@ def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
     return images
 
 
-def _digits() -> dict[str, np.ndarray]:
-    with (
-        importlib.resources.as_file(importlib.resources.files("avae") / "digits" / "digits.npz") as path,
-        np.load(path) as raw,
-    ):
-        return dict(raw)
-
-
-def _examples(data: Data, images: np.ndarray, labels: np.ndarray, n: int, key: Array, field: str) -> Examples:
-    if n > len(images):
-        raise ValueError(f"data.{field}: expected at most the {len(images)} embedded digits, got {n}")
-    images = images[:n, ..., None].astype(np.float32) / np.float32(255)
+def _examples(data: Data, images: np.ndarray, labels: np.ndarray, key: Array) -> Examples:
+    """Fresh images stay unstretched: both are drawn anew, together, when an image is drawn."""
+    n = len(images)
     poses = jnp.broadcast_to(data.transform.identity, (n, data.transform.size))
+    stretches = None if data.pose == "fresh" else factors(data, n, jax.random.fold_in(key, 2))
     if data.pose == "fixed":
         poses = jax.vmap(data.transform.sample)(jax.random.split(key, n))
-        images = np.concatenate(
-            [np.asarray(repose(images[i : i + 500], poses[i : i + 500], data.transform)) for i in range(0, n, 500)]
+    if data.binarize != "none" and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {images.min():.4g} to "
+            f"{images.max():.4g}"
         )
+    if data.pose == "fixed" or stretches is not None:
+        images = _posed(images, poses, data.transform, stretches)
     images = np.asarray(binarize(images, data.binarize, jax.random.fold_in(key, 1)))
-    return Examples(images, labels[:n].astype(np.int32), np.asarray(poses))
+    return Examples(images, labels, np.asarray(poses))
+
+
+def _posed(images: np.ndarray, poses: Array, transform: Transform, stretches: Array | None) -> np.ndarray:
+    """`repose` of any number of images, in chunks of bounded memory."""
+    size = min(500, max(1, CHUNK // math.prod(images.shape[1:])))
+    posed = np.empty_like(images)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        posed[rows] = repose(images[rows], poses[rows], transform, None if stretches is None else stretches[rows])
+    return posed

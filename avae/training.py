@@ -15,7 +15,7 @@ from jax import Array
 
 from avae.align import search_batch
 from avae.config import Experiment, Train
-from avae.data import repose
+from avae.data import factors, repose
 from avae.model import Params, init
 from avae.objective import Terms, batch_terms, pose_loss
 
@@ -67,7 +67,8 @@ def train_step(state: TrainState, images: Array, experiment: Experiment) -> tupl
     pose_key, start_key, latent_key = jax.random.split(key, 3)
     if experiment.data.pose == "fresh":
         poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
-        images = repose(images, poses, experiment.data.transform)
+        stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
+        images = repose(images, poses, experiment.data.transform, stretches)
 
     alpha, metrics = _search_poses(state.params, images, start_key, experiment)
 
