@@ -2,21 +2,29 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from avae.logs import Progress
 from avae.model import Params
-from avae.objective import objective
+from avae.objective import objective, predict
 
-BATCH = 500
+BATCH, PIXELS = 500, 2**22  # images and numbers at a time: the search holds many copies of a batch
 
 
-def over_batches(function: Callable[..., Any], arrays: tuple[np.ndarray, ...], label: str) -> Any:
+def at_once(example: Sequence[int], limit: int = BATCH) -> int:
+    """How many examples of shape `example` go through together: at most `limit`, and fewer where they are large."""
+    return max(1, min(limit, PIXELS // math.prod(example)))
+
+
+def over_batches(
+    function: Callable[..., Any], arrays: tuple[np.ndarray, ...], label: str, *, example: Sequence[int] | None = None
+) -> Any:
     """Calls `function` on equal batches of `arrays` and joins the results on the host.
 
     The last batch repeats its last example rather than being shorter: one shape, one compilation.
@@ -25,12 +33,14 @@ def over_batches(function: Callable[..., Any], arrays: tuple[np.ndarray, ...], l
       function: takes one batch [b, ...] of each array, returns a pytree of arrays [b, ...].
       arrays: arrays [N, ...], N >= 1.
       label: what is being done, for people.
+      example: shape of the images that `function` works on; None for those of the first array.
 
     Returns:
       The pytree with arrays [N, ...].
     """
     n = len(arrays[0])
-    size = math.ceil(n / math.ceil(n / BATCH))
+    limit = at_once(arrays[0].shape[1:] if example is None else example)
+    size = math.ceil(n / math.ceil(n / limit))
     parts = []
     with Progress(label, n, unit="image", every=max(1, n // 4)) as progress:
         for start in range(0, n, size):
@@ -56,5 +66,11 @@ def sampled_loss(params: Params, x: Array, alpha: Array | None, key: Array, draw
 @jax.jit
 def plain_reconstruction(params: Params, x: Array) -> Array:
     """Pixel means [B, *space, C] of a plain VAE pass over x [B, *space, C], z at the posterior mean."""
-    model, weights = params.model, params.weights
-    return jax.vmap(lambda x: model.decode(weights, model.encode(weights, x).mu))(x)
+    family = params.model.transform
+    return jax.vmap(lambda x: predict(params, x, family, family.identity).mean)(x)
+
+
+@jax.jit
+def squared_error(x: Array, mean: Array) -> Array:
+    """Squared distance [B] of pixel means from images, both [B, *space, C], summed over pixels."""
+    return jnp.sum((x - mean).reshape(len(x), -1) ** 2, axis=1)

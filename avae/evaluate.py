@@ -15,25 +15,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
 from avae import metrics
 from avae.align import Alignment, align
-from avae.batched import over_batches, plain_loss, plain_reconstruction, sampled_loss
+from avae.batched import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.config import Evaluation
-from avae.data import Data, Examples, binarize, load, repose
-from avae.figures import Curve
+from avae.curves import Curve, loss_curves
+from avae.data import Data, Examples, load
 from avae.model import Params
 from avae.settings import Search
-from avae.transforms import Rotation
+from avae.transforms import Transform
 
 SPEED_BATCH = 512
 NAMES = {"avae": "AVAE", "plain_vae": "plain VAE"}
 
 
 class Pictures(NamedTuple):
-    """One test image per class with what became of it, each [N, H, W, C]; `matrix` [N, 2, 3]; see `figures.grid`."""
+    """One test example per class with what became of it, each [N, *space, C]; `matrix` [N, d, d+1]."""
 
     images: np.ndarray
     canonical: np.ndarray
@@ -48,23 +47,46 @@ class Results(NamedTuple):
     Attributes:
       numbers: nested dict of plain Python numbers, lists and strings: the content of results.json.
       curves: loss against rotation angle, for the figure.
-      angles: net orientation of each test image [N], radians.
+      rotations: net orientation of each test image [N, d, d], see `metrics.net_rotation`.
       labels: class of each test image [N].
-      pictures: examples for the figure.
+      pictures: examples for the figures.
     """
 
     numbers: dict[str, Any]
     curves: list[Curve]
-    angles: np.ndarray
+    rotations: np.ndarray
     labels: np.ndarray
     pictures: Pictures
 
 
+class Inputs(NamedTuple):
+    """What a model is measured on.
+
+    Attributes:
+      test: the test examples, at their poses.
+      upright: the same examples [N, *space, C] without a pose.
+      grey: the first of them before any binarisation, for the curve of loss against rotation.
+      transform: the family of the poses.
+      binarize: how the test examples were binarized, see `avae.data.Data`.
+      seed: of that binarisation.
+      class_names: of the labels 0, 1, ...; empty where they have none.
+    """
+
+    test: Examples
+    upright: np.ndarray
+    grey: np.ndarray
+    transform: Transform
+    binarize: str = "none"
+    seed: int = 0
+    class_names: tuple[str, ...] = ()
+
+
 class _Scores(NamedTuple):
-    """Per image: J [N] without and with search, z sampled (mean of the draws) and at the mean; and the alignment."""
+    """Per image: without and with search, J [N] and squared error [N]; upright, J [N] both ways; the alignment."""
 
     no_search: dict[str, Any]
     search: dict[str, Any]
+    upright: dict[str, Any]
     found: Alignment
 
 
@@ -73,7 +95,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
 
     Args:
       params: the model, trained with search.
-      data: what it was trained on; its test images are used, and the same images upright for the curve.
+      data: what it was trained on; its test images are used, and the same images upright.
       settings: sizes of the measurements; more than there are test images means all of them.
       baseline: a plain VAE (trained without search) to compare with; None for no comparison.
 
@@ -83,13 +105,25 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     Raises:
       ValueError: if a model does not fit the data.
     """
-    start = time.perf_counter()
-    test = load(dataclasses.replace(data, n_train=1)).test
+    data = dataclasses.replace(data, n_train=1)
+    splits, upright = load(data), dataclasses.replace(data, pose="upright")
+    grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
+    names = getattr(splits, "class_names", ())
+    inputs = Inputs(
+        splits.test, load(upright).test.images, grey, data.transform, data.binarize, data.seed, class_names=names
+    )
+    return measure(params, inputs, settings, baseline=baseline)
+
+
+def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
+    """`evaluate` on given examples."""
+    start, test = time.perf_counter(), inputs.test
     models = {"avae": params} | ({} if baseline is None else {"plain_vae": baseline})
-    scores = {name: _score(model, test, settings.draws, NAMES[name]) for name, model in models.items()}
+    scores = {name: _score(model, inputs, settings.draws, NAMES[name]) for name, model in models.items()}
     found = scores["avae"].found
-    angles = metrics.net_angle(params.model.transform, found.alpha, test.poses, data.transform)
-    curve, curves = _loss_curve(models, data, settings)
+    rotations = metrics.net_rotation(params.model.transform, found.alpha, test.poses, inputs.transform)
+    key = jax.random.key(inputs.seed)
+    curve, curves = loss_curves(models, inputs.grey, NAMES, settings.curve_step, inputs.binarize, key)
     numbers = {
         "n_test": len(test.images),
         "draws": settings.draws,
@@ -97,38 +131,47 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
         "loss": {name: _loss_numbers(score) for name, score in scores.items()},
         "search": _search_quality(params, test.images, found, settings),
         "curve": curve,
-        "orientation": _orientation(angles, test.labels),
+        "orientation": _orientation(rotations, test.labels, inputs.class_names),
         "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels)},
-        "speed": _speed(params, test.images[:SPEED_BATCH]),
+        "speed": _speed(params, test.images),
     }
     numbers["seconds"] = time.perf_counter() - start
-    return Results(numbers, curves, angles, test.labels, _pictures(test, found, baseline))
+    return Results(numbers, curves, rotations, test.labels, _pictures(test, found, baseline))
 
 
-def _score(params: Params, test: Examples, draws: int, name: str) -> _Scores:
+def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
     """Losses of every test image, with the same random numbers for every model."""
 
-    def score(x: np.ndarray, index: np.ndarray) -> _Scores:
+    def score(x: np.ndarray, upright: np.ndarray, index: np.ndarray) -> _Scores:
         key = jax.random.fold_in(jax.random.key(0), int(index[0]))
         found = align(params, x)
+        plain = {
+            "sampled": sampled_loss(params, x, None, key, draws),
+            "at_mean": plain_loss(params, x),
+            "squared_error": squared_error(x, plain_reconstruction(params, x)),
+        }
+        searched = {
+            "sampled": sampled_loss(params, x, found.alpha, key, draws),
+            "at_mean": found.loss,
+            "squared_error": squared_error(x, found.reconstruction),
+        }
         return _Scores(
-            {"sampled": sampled_loss(params, x, None, key, draws), "at_mean": plain_loss(params, x)},
-            {"sampled": sampled_loss(params, x, found.alpha, key, draws), "at_mean": found.loss},
-            found,
+            plain, searched, {"no_search": plain_loss(params, upright), "search": align(params, upright).loss}, found
         )
 
-    return over_batches(score, (test.images, np.arange(len(test.images))), f"{name}, test images")
+    images = inputs.test.images
+    return over_batches(score, (images, inputs.upright, np.arange(len(images))), f"{name}, test images")
 
 
 def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
-    """The model's own search against many more starts, of which the best is refined by Gauss-Newton."""
+    """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
     images = images[: settings.n_exhaustive]
-    dense = Search(n_starts=settings.n_angles, top_k=1, n_steps=10)
+    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_steps=10)
     losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
     default = found.loss[: len(images)]
     return {
         "n_images": len(images),
-        "n_angles": settings.n_angles,
+        "n_angles": len(params.model.transform.starts(settings.n_angles)),
         "default": _mean(default),
         "exhaustive": _mean(losses),
         "gap": _mean(default - losses),
@@ -136,67 +179,35 @@ def _search_quality(params: Params, images: np.ndarray, found: Alignment, settin
     }
 
 
-def _loss_curve(models: dict[str, Params], data: Data, settings: Evaluation) -> tuple[dict[str, Any], list[Curve]]:
-    """Mean J (z at the posterior mean) of upright test images turned by each angle, for each model and both ways."""
-    n = min(settings.n_curve, data.n_test)
-    upright = load(dataclasses.replace(data, pose="upright", binarize="none", n_train=1, n_test=n)).test.images
-    degrees = np.arange(0, 360, settings.curve_step)
-    poses = np.radians(np.repeat(degrees, n)).astype(np.float32)[:, None]
-    which = np.tile(np.arange(n), len(degrees))
-
-    numbers: dict[str, Any] = {"n_images": n, "angles": degrees.tolist(), "series": {}}
-    curves = []
-    for name, params in models.items():
-
-        def both(which: np.ndarray, pose: np.ndarray, params: Params = params) -> tuple[Array, Array]:
-            turned = repose(jnp.asarray(upright[which]), jnp.asarray(pose), Rotation())
-            x = binarize(turned, data.binarize, jax.random.key(data.seed))
-            return align(params, x).loss, plain_loss(params, x)
-
-        losses = over_batches(both, (which, poses), f"{NAMES[name]}, loss against rotation")
-        searched, plain = (loss.reshape(len(degrees), n) for loss in losses)
-        for suffix, loss in (("search", searched), ("no_search", plain)):
-            mean = loss.mean(axis=1, dtype=np.float64)
-            numbers["series"][f"{name}_{suffix}"] = _range(degrees, mean)
-            curves.append(Curve(NAMES[name], suffix == "search", mean))
-        numbers["series"][f"{name}_search"]["worst_harm"] = float((searched[0] - plain[0]).max())
-    return numbers, curves
-
-
-def _range(degrees: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
-    """A curve and its best and worst angle, leaving out multiples of 90: not resampled, the image is sharper there."""
-    resampled = loss[degrees % 90 != 0]
-    best, worst = (float(resampled.min()), float(resampled.max())) if len(resampled) else (None, None)
-    spread = None if best is None or worst is None else worst - best
-    return {"loss": loss.tolist(), "upright": float(loss[0]), "best": best, "worst": worst, "range": spread}
-
-
-def _orientation(angles: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    resultants = metrics.class_resultants(angles, labels)
-    errors = metrics.rotation_errors(angles, labels)
-    folded = metrics.rotation_errors(angles, labels, fold=2)
+def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """How well the net orientations of each class agree; modulo 180 degrees in the plane only."""
+    resultants = metrics.class_resultants(rotations, labels)
+    errors = metrics.rotation_errors(rotations, labels)
+    folded = metrics.rotation_errors(rotations, labels, fold=2) if rotations.shape[-1] == 2 else None
     classes = {
         str(label): {
+            "name": names[label] if names else str(label),
             "count": int(np.sum(labels == label)),
             "resultant": resultant,
             "median_error": float(np.median(errors[labels == label])),
-            "median_error_modulo_180": float(np.median(folded[labels == label])),
+            "median_error_modulo_180": None if folded is None else float(np.median(folded[labels == label])),
         }
         for label, resultant in resultants.items()
     }
     return {
+        "dimension": rotations.shape[-1],
         "mean_resultant": statistics.fmean(resultants.values()),
         "error": metrics.summarise_errors(errors),
-        "error_modulo_180": metrics.summarise_errors(folded),
+        "error_modulo_180": None if folded is None else metrics.summarise_errors(folded),
         "classes": classes,
     }
 
 
 def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
     """Images per second of one plain pass and of `align`: compiled before, median of three."""
-    x = jnp.asarray(images)
+    x = jnp.asarray(images[: at_once(images.shape[1:], SPEED_BATCH)])
     calls = {"encode_decode": lambda: plain_loss(params, x), "align": lambda: align(params, x).loss}
-    speed: dict[str, Any] = {"batch": len(images)}
+    speed: dict[str, Any] = {"batch": len(x)}
     for name, call in calls.items():
         jax.block_until_ready(call())
         seconds = []
@@ -204,7 +215,7 @@ def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds.append(time.perf_counter() - start)
-        speed[name] = len(images) / statistics.median(seconds)
+        speed[name] = len(x) / statistics.median(seconds)
     return speed | {"forwards_per_align": speed["encode_decode"] / speed["align"]}
 
 
@@ -217,9 +228,10 @@ def _gain(scores: dict[str, _Scores], same_size: bool) -> dict[str, Any] | None:
 
 
 def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pictures:
-    """The first image of each class, up to twelve classes."""
+    """The first example of each class, at least eight and at most twelve examples in all."""
     _, first = np.unique(test.labels, return_index=True)
-    first = first[:12]
+    others = np.setdiff1d(np.arange(len(test.labels)), first)
+    first = np.concatenate([first, others])[: np.clip(len(first), 8, 12)]
     images = test.images[first]
     plain = None if baseline is None else np.asarray(plain_reconstruction(baseline, jnp.asarray(images)))
     canonical, reconstruction, matrix = (
@@ -229,10 +241,15 @@ def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pict
 
 
 def _loss_numbers(scores: _Scores) -> dict[str, Any]:
-    return {way: {z: _mean(losses) for z, losses in getattr(scores, way).items()} for way in ("no_search", "search")}
+    """Means over images; and how far the loss of a posed image lies above that of the same image upright, searched."""
+    means = {way: {key: _mean(values) for key, values in getattr(scores, way).items()} for way in _Scores._fields[:3]}
+    floor = scores.upright["search"]
+    excess = {way: _mean(getattr(scores, way)["at_mean"] - floor) for way in ("no_search", "search")}
+    plain, searched = excess["no_search"]["mean"], excess["search"]["mean"]
+    return means | {"excess": excess | {"ratio": searched / plain if plain > 0 else None}}
 
 
-def _mean(values: ArrayLike) -> dict[str, float | None]:
+def _mean(values: ArrayLike) -> dict[str, Any]:
     """Mean over images and its standard error (None for a single image)."""
     values = np.asarray(values, np.float64)
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -6,62 +6,20 @@ line with search and a dashed one without.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+
+from avae.curves import Curve
+from avae.metrics import planar_angle, resultant_length, rotation_errors
 
 COLOURS = {"AVAE": "#0072B2", "plain VAE": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, FAINT = "#1f2933", "#52606d", "#e4e7eb"
 WIDTH, DPI = 8.0, 160  # inches, dots per inch
-
-
-class Curve(NamedTuple):
-    """Mean loss [A] of one `model` at each of A angles, found with or without search (`searched`)."""
-
-    model: str
-    searched: bool
-    loss: np.ndarray
-
-
-def grid(
-    images: np.ndarray,
-    canonical: np.ndarray,
-    reconstruction: np.ndarray,
-    matrix: np.ndarray,
-    plain: np.ndarray | None = None,
-) -> Figure:
-    """One column per image: what came in, what the encoder saw, what came back, and what a plain VAE makes of it.
-
-    Args:
-      images: inputs [N, H, W, C], C = 1 or 3; the tick at the edge points to what becomes "up" in the canonical frame.
-      canonical: tau_alpha* x [N, H, W, C].
-      reconstruction: of the AVAE, in the frame of the input [N, H, W, C].
-      matrix: pull maps of the poses that were found [N, 2, 3].
-      plain: reconstruction of a plain VAE [N, H, W, C].
-    """
-    rows = {"input": images, "canonical": canonical, "AVAE": reconstruction}
-    if plain is not None:
-        rows["plain VAE"] = plain
-    margin, gap = 1.3, 0.06  # inches for the labels; gaps as a fraction of a picture
-    cell = (WIDTH - margin) / (len(images) + gap * (len(images) - 1))
-    height = cell * images.shape[1] / images.shape[2] * (len(rows) + gap * (len(rows) - 1))
-    figure = Figure((WIDTH, height), dpi=DPI, facecolor="white")
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    figure.subplots_adjust(left=margin / WIDTH, right=1, bottom=0, top=1, wspace=gap, hspace=gap)
-    low, high = float(images.min()), float(images.max())
-    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        label = f"{name}\nreconstruction" if name in COLOURS else name
-        style = {"fontsize": 10, "color": COLOURS.get(name, INK), "linespacing": 1.3}
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, **style)
-        for ax, picture in zip(row, pictures, strict=True):
-            _picture(ax, picture, low, high)
-    for ax, pull in zip(axes[0], matrix, strict=True):
-        _tick(ax, pull, images.shape[1:3])
-    return figure
+MAX_CLASSES = 20
 
 
 def loss_curve(angles: np.ndarray, curves: Sequence[Curve]) -> Figure:
@@ -92,23 +50,35 @@ def loss_curve(angles: np.ndarray, curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def orientation_histograms(angles: np.ndarray, labels: np.ndarray) -> Figure:
-    """Polar histograms of the net orientation, one per class: a single narrow petal is one encoded orientation.
+def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Mapping[int, str] | None = None) -> Figure:
+    """How well the net orientations of each class agree, for the 20 largest classes.
 
-    Areas are proportional to counts. The arrow is the mean direction, as long as the resultant R in units of the
-    circle's radius: it reaches the circle when all angles agree.
+    In the plane, polar histograms with areas proportional to counts: a single narrow petal is one encoded orientation.
+    The arrow is the mean direction, as long as the resultant R in units of the circle's radius: it reaches the circle
+    when all angles agree. In space, histograms of the angle to the medoid of the class, with what uniformly
+    distributed rotations would give, (1 - cos t) / pi on [0, pi], as a dashed line.
 
     Args:
-      angles: net angles [N] in radians, counter-clockwise from "up" (`avae.metrics.net_angle`).
+      rotations: net orientations [N, d, d] (`avae.metrics.net_rotation`).
       labels: classes [N].
+      names: of the classes; None for the labels themselves.
     """
-    classes = np.unique(labels)
+    planar = rotations.shape[-1] == 2
+    values = planar_angle(rotations) if planar else rotation_errors(rotations, labels)
+    found, counts = np.unique(labels, return_counts=True)
+    classes = np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CLASSES]])
+    titles = [str(label) if names is None else names[int(label)] for label in classes]
+    gap = "    " if max(map(len, titles)) <= 4 else "\n"
     columns = min(5, len(classes))
     rows = math.ceil(len(classes) / columns)
-    figure = Figure((WIDTH, 1.95 * rows), dpi=DPI, facecolor="white", layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"}).ravel()
-    for ax, label in zip(axes, classes, strict=False):
-        _petals(ax, angles[labels == label], str(label))
+    height = (1.95 if planar else 1.6) + (0.15 if gap == "\n" else 0)
+    figure = Figure((WIDTH, height * rows), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"} if planar else {}).ravel()
+    for ax, label, title in zip(axes, classes, titles, strict=False):
+        members = labels == label
+        (_petals if planar else _spread)(ax, values[members])
+        resultant = resultant_length(rotations[members])
+        ax.set_title(f"{title}{gap}R = {resultant:.2f}", fontsize=10, color=INK, pad=5)
     for ax in axes[len(classes) :]:
         ax.set_axis_off()
     return figure
@@ -165,28 +135,8 @@ def _colours(models: Iterable[str]) -> list[str]:
     return [chosen[model] for model in models]
 
 
-def _picture(ax: Axes, picture: np.ndarray, low: float, high: float) -> None:
-    picture = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
-    ax.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-
-
-def _tick(ax: Axes, pull: np.ndarray, size: tuple[int, ...]) -> None:
-    """Marks on an input the direction that the pull map [2, 3] brings to the top of the canonical frame."""
-    centre, unit = (np.array(size[::-1]) - 1) / 2, min(size) / 2
-    up = pull[:, :2] @ np.array([0.0, -1.0])
-    up = up / np.linalg.norm(up)
-    inner, outer = (centre + unit * (pull[:, 2] + radius * up) for radius in (0.62, 0.9))
-    colour = "#56B4E9"
-    ax.plot(
-        *zip(inner, outer, strict=True), color=colour, linewidth=1.6, solid_capstyle="round", scalex=False, scaley=False
-    )
-    ax.add_patch(Circle((float(outer[0]), float(outer[1])), radius=0.09 * unit, color=colour))
-
-
-def _petals(ax: Any, angles: np.ndarray, title: str, bins: int = 36) -> None:
-    """One polar histogram; `ax` is a polar Axes, for which matplotlib has no public type stub."""
+def _petals(ax: Any, angles: np.ndarray, bins: int = 36) -> None:
+    """One polar histogram of angles in radians; `ax` is a polar Axes, for which matplotlib has no public type stub."""
     edges = np.linspace(-math.pi, math.pi, bins + 1)
     counts, _ = np.histogram(angles, edges)
     mean = np.exp(1j * angles).mean()
@@ -198,7 +148,18 @@ def _petals(ax: Any, angles: np.ndarray, title: str, bins: int = 36) -> None:
         (0, 0),
         arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.4},
     )
-    ax.set_title(f"{title}    R = {np.abs(mean):.2f}", fontsize=10, color=INK, pad=5)
     ax.set(ylim=(0, 1), yticks=[], xticks=np.radians([0, 90, 180, 270]), xticklabels=[])
     ax.grid(color=FAINT)
     ax.spines["polar"].set_color(FAINT)
+
+
+def _spread(ax: Axes, errors: np.ndarray, bins: int = 18) -> None:
+    """One histogram of angles in degrees, in [0, 180], with the density of uniform rotations (Haar measure)."""
+    t = np.linspace(0, math.pi, 91)
+    ax.hist(errors, np.linspace(0, 180, bins + 1).tolist(), density=True, color="#56B4E9")
+    ax.plot(np.degrees(t), (1 - np.cos(t)) / 180, color=MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
+    ax.set(xlim=(0, 180), yticks=[])
+    ax.set_xticks([0, 90, 180], ["0°", "90°", "180°"], fontsize=8, color=MUTED)
+    ax.tick_params(length=2, color=MUTED)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(MUTED)

@@ -26,19 +26,55 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from avae import figures
+from avae import figures, pictures
 from avae.config import Experiment, flatten
 from avae.evaluate import NAMES, Results
 from avae.logs import read_metrics
 from avae.tables import as_html, cell_html, tables, tiles
 
 ALT = {
-    "grid": "Test images, their canonical form and their reconstructions",
+    "grid": "Test examples, their canonical form and their reconstructions",
+    "slices": "Central slices of test volumes, their canonical form and their reconstructions",
     "loss_curve": "Loss against the rotation of the input",
     "orientation": "Histograms of the canonical orientation of each class",
     "training": "Training loss against steps",
 }
-NO_CLUSTERS = ' Not measured: it needs scikit-learn (pip install "avae[cluster]").'
+NO_CLUSTERS = ' Not measured: it needs scikit-learn (pip install "avae[cluster]") and more than one class.'
+
+SLICES = "The three central slices of the first volumes: across z, y and x; in z-y slices z runs to the right."
+
+# What the template calls things, by the dimension of the data.
+WORDS = {
+    2: {
+        "example": "image",
+        "examples": "images",
+        "pixels": "pixels",
+        "about": "",
+        "views": "",
+        "modulo": "; modulo 180° half a turn counts as nothing",
+        "orientation_caption": (
+            "Angle at which the objects of each class stand in the canonical frame, counter-clockwise from upright; "
+            "areas are proportional to counts. One narrow petal is one encoded orientation. The arrow is the mean "
+            "direction; its length, as a fraction of the radius, is the resultant R: 1 if all agree."
+        ),
+    },
+    3: {
+        "example": "volume",
+        "examples": "volumes",
+        "pixels": "voxels",
+        "about": "in the x-y plane, about the z axis,",
+        "views": (
+            " Volumes are seen from obliquely above, x to the right, y down and z towards the viewer; a pale tick "
+            "points away from the viewer."
+        ),
+        "modulo": "",
+        "orientation_caption": (
+            "Angle between the orientation at which an object stands in the canonical frame and the most central one "
+            "of its class. All near 0° is one encoded orientation; dashed, what rotations drawn at random would give. "
+            "R is the resultant: 1 if all agree, near 0 for rotations at random."
+        ),
+    },
+}
 
 
 def write(
@@ -97,11 +133,14 @@ def describe(value: Any) -> Any:
 
 def _figures(results: Results, workdir: pathlib.Path, baseline_dir: pathlib.Path | None) -> dict[str, Figure]:
     degrees = np.array(results.numbers["curve"]["angles"])
+    names = {int(label): entry["name"] for label, entry in results.numbers["orientation"]["classes"].items()}
     drawn = {
-        "grid": figures.grid(*results.pictures),
+        "grid": pictures.grid(*results.pictures),
         "loss_curve": figures.loss_curve(degrees, results.curves),
-        "orientation": figures.orientation_histograms(results.angles, results.labels),
+        "orientation": figures.orientation_histograms(results.rotations, results.labels, names),
     }
+    if results.pictures.images.ndim == 5:
+        drawn["slices"] = pictures.slices(*results.pictures)
     folders = {"avae": workdir} | ({} if baseline_dir is None else {"plain_vae": baseline_dir})
     runs = {NAMES[name]: [row for row in read_metrics(folder) if "loss" in row] for name, folder in folders.items()}
     runs = {name: rows for name, rows in runs.items() if rows}
@@ -115,6 +154,12 @@ def _page(
     model, bad = experiment.model, numbers["search"]["not_finite"]
     parts = (type(part).__name__ for part in (model.networks, model.likelihood, model.transform))
     training = f"<h2>Training</h2><figure>{_image('training', pngs['training'])}</figure>" if "training" in pngs else ""
+    words = WORDS[numbers["orientation"]["dimension"]]
+    slices = (
+        f"<figure>{_image('slices', pngs['slices'])}<figcaption>{SLICES}</figcaption></figure>"
+        if "slices" in pngs
+        else ""
+    )
     template = (importlib.resources.files("avae") / "report.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(
         title=f"Affine VAE: {html.escape(name)}",
@@ -129,10 +174,13 @@ def _page(
         n_speed=f"{numbers['speed']['batch']:,}",
         not_finite=f" <strong>{bad} of the losses with search are not finite.</strong>" if bad else "",
         no_clusters=NO_CLUSTERS if numbers["clusters"]["accuracy"] is None else "",
+        n_classes=len(numbers["orientation"]["classes"]),
+        slices=slices,
         training=training,
         environment=_settings(extra["environment"]),
         config=_settings(flatten(extra["config"])),
-        **{name: _image(name, png) for name, png in pngs.items() if name != "training"},
+        **{name: _image(name, png) for name, png in pngs.items() if name not in ("training", "slices")},
+        **words,
         **{f"table_{name}": as_html(numbers, table) for name, table in tables(numbers).items()},
     )
 

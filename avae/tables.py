@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from avae.evaluate import NAMES
 
 MISSING = "-"
+MAX_CLASSES = 20
 
 
 class Cell(NamedTuple):
@@ -35,29 +36,33 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
       numbers: `avae.evaluate.Results.numbers`, or results.json read back.
     """
     ways = [(f"{NAMES[name]}, {words}", f"{name}.{way}") for name in numbers["loss"] for way, words in _WAYS.items()]
-    loss = [(label, _mean(f"loss.{place}.sampled"), _mean(f"loss.{place}.at_mean")) for label, place in ways]
+    kinds = ("sampled", "at_mean", "squared_error")
+    loss = [(label, *(_mean(f"loss.{place}.{kind}") for kind in kinds)) for label, place in ways]
     series = [(label, f"curve.series.{place.replace('.', '_')}") for label, place in ways]
     curve = [
         (label, *(Cell(f"{place}.{key}") for key in ("upright", "best", "worst", "range"))) for label, place in series
     ]
+    errors = [("rotation", "orientation.error"), ("modulo 180°", "orientation.error_modulo_180")]
     errors = [
         (label, Cell(f"{place}.mean", ".1f"), Cell(f"{place}.median", ".1f"), Cell(f"{place}.within_15", ".1%"))
-        for label, place in (("rotation", "orientation.error"), ("modulo 180°", "orientation.error_modulo_180"))
+        for label, place in errors
+        if find(numbers, place) is not None
     ]
     return {
-        "loss": Table("Test loss J, nats per image", ("z sampled", "z at the mean"), loss),
+        "loss": Table("Test loss J, nats per example", ("z sampled", "z at the mean", "squared error"), loss),
+        "excess": _excess_table(numbers),
         "search": _search_table(numbers),
         "curve": Table(
-            "Loss against rotation, nats per image",
-            ("upright", "best angle", "worst angle", "range"),
+            "Loss against rotation, nats per example",
+            ("upright", "best", "worst", "range"),
             curve,
         ),
         "errors": Table("Rotation error, degrees", ("mean", "median", "within 15°"), errors),
         "classes": _class_table(numbers),
-        "latents": Table("Latents", ("",), [("10-cluster accuracy (k-means)", Cell("clusters.accuracy", ".3f"))]),
+        "latents": Table("Latents", ("",), [("accuracy of k-means", Cell("clusters.accuracy", ".3f"))]),
         "speed": Table(
             "Speed",
-            ("images/s",),
+            ("examples/s",),
             [("plain encode-decode", Cell("speed.encode_decode", ",.0f")), ("align", Cell("speed.align", ",.0f"))],
         ),
     }
@@ -68,15 +73,15 @@ def tiles(numbers: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
     rows = [
         ("test loss with search, z sampled", _mean("loss.avae.search.sampled"), "nats"),
         ("above exhaustive search", Cell("search.gap.mean", ".3f"), "nats"),
-        ("worst minus best angle, with search", Cell("curve.series.avae_search.range"), "nats"),
+        ("worst minus best rotation, with search", Cell("curve.series.avae_search.range"), "nats"),
         ("mean resultant length per class", Cell("orientation.mean_resultant"), ""),
-        ("10-cluster accuracy of the latents", Cell("clusters.accuracy"), ""),
-        ("align", Cell("speed.align", ",.0f"), "images/s"),
+        ("k-means accuracy of the latents", Cell("clusters.accuracy"), ""),
+        ("align", Cell("speed.align", ",.0f"), "examples/s"),
     ]
     if numbers["gain"] is None:
         return rows
     size = "of the same size" if numbers["gain"]["same_size"] else "of another size"
-    gain = (f"below a plain VAE {size}, on average over test images", _mean("gain"), "nats")
+    gain = (f"below a plain VAE {size}, on average over the test examples", _mean("gain"), "nats")
     return [gain, *rows]
 
 
@@ -136,7 +141,7 @@ _WAYS = {"search": "with search", "no_search": "without search"}
 def _search_table(numbers: Mapping[str, Any]) -> Table:
     """The model's own search, the exhaustive one, and whether the search ever does harm."""
     harm = [
-        (f"largest rise on an upright image, {NAMES[name]}", Cell(f"curve.series.{name}_search.worst_harm", ".3f"))
+        (f"largest rise on an upright example, {NAMES[name]}", Cell(f"curve.series.{name}_search.worst_harm", ".3f"))
         for name in numbers["loss"]
     ]
     rows = [
@@ -145,18 +150,40 @@ def _search_table(numbers: Mapping[str, Any]) -> Table:
         ("gap", Cell("search.gap.mean", ".3f", "search.gap.standard_error")),
         *harm,
     ]
-    return Table("Search quality, nats per image", ("J, z at the mean",), rows)
+    return Table("Search quality, nats per example", ("J, z at the mean",), rows)
+
+
+def _excess_table(numbers: Mapping[str, Any]) -> Table:
+    """What a pose costs each model, and how much of it is left after the search."""
+    columns = (("upright", "no_search"), ("upright", "search"), ("excess", "no_search"), ("excess", "search"))
+    rows = [
+        (NAMES[name], *(_mean(f"loss.{name}.{kind}.{way}") for kind, way in columns), Cell(f"loss.{name}.excess.ratio"))
+        for name in numbers["loss"]
+    ]
+    header = ("upright", "upright, search", "excess", "excess, search", "left")
+    return Table("Excess over the upright loss, nats per example", header, rows)
 
 
 def _class_table(numbers: Mapping[str, Any]) -> Table:
-    """One row per class and their mean."""
-    columns = {"count": "d", "resultant": ".2f", "median_error": ".1f", "median_error_modulo_180": ".1f"}
+    """One row for each of the largest classes, and the mean over all classes."""
+    orientation = numbers["orientation"]
+    classes = orientation["classes"]
+    largest = set(sorted(classes, key=lambda label: -classes[label]["count"])[:MAX_CLASSES])
+    columns = {
+        "count": ("examples", "d"),
+        "resultant": ("resultant", ".2f"),
+        "median_error": ("median error, °", ".1f"),
+    }
+    if orientation["error_modulo_180"] is not None:
+        columns["median_error_modulo_180"] = ("modulo 180°", ".1f")
     rows: list[Any] = [
-        (label, *(Cell(f"orientation.classes.{label}.{key}", spec) for key, spec in columns.items()))
-        for label in numbers["orientation"]["classes"]
+        (entry["name"], *(Cell(f"orientation.classes.{label}.{key}", spec) for key, (_, spec) in columns.items()))
+        for label, entry in classes.items()
+        if label in largest
     ]
-    rows.append(("mean over classes", Cell("n_test", "d"), Cell("orientation.mean_resultant"), None, None))
-    return Table("Class", ("images", "resultant", "median error, °", "modulo 180°"), rows)
+    empty = [None] * (len(columns) - 2)
+    rows.append(("mean over all classes", Cell("n_test", "d"), Cell("orientation.mean_resultant"), *empty))
+    return Table("Class", tuple(name for name, _ in columns.values()), rows)
 
 
 def _mean(place: str) -> Cell:

@@ -14,11 +14,13 @@ import avae
 import eval as evaluation
 from avae import report, tables
 from avae.config import Evaluation, default, experiment
-from avae.evaluate import evaluate
+from avae.data import Examples
+from avae.evaluate import Inputs, evaluate, measure
+from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
 SIZES = Evaluation(draws=2, n_exhaustive=24, n_angles=8, n_curve=3, curve_step=45)
-SEARCH = avae.Search(n_starts=8, top_k=1, n_steps=10)
+SEARCH = avae.Search(n_starts=8, top_k=4, n_steps=10)
 
 
 def small(transform=None):
@@ -86,6 +88,27 @@ def test_losses_are_those_of_the_public_functions(written):
     assert numbers["no_search"]["at_mean"]["mean"] == pytest.approx(float(plain.mean()), rel=1e-5)
     error = float(np.std(plain, ddof=1)) / np.sqrt(24)
     assert numbers["no_search"]["at_mean"]["standard_error"] == pytest.approx(error, rel=1e-4)
+    squared = np.sum((test.images - found.reconstruction) ** 2, axis=(1, 2, 3)).mean()
+    assert numbers["search"]["squared_error"]["mean"] == pytest.approx(float(squared), rel=1e-4)
+    mean = jax.vmap(lambda x: params.model.decode(params.weights, params.model.encode(params.weights, x).mu))(
+        test.images
+    )
+    squared = np.sum((test.images - mean) ** 2, axis=(1, 2, 3)).mean()
+    assert numbers["no_search"]["squared_error"]["mean"] == pytest.approx(float(squared), rel=1e-4)
+
+
+def test_excess_is_above_the_same_images_upright(written):
+    described, params, _ = small()
+    upright = avae.data.load(dataclasses.replace(described.data, pose="upright")).test.images
+    floor = float(avae.align(params, upright).loss.mean())
+    loss = written[1].numbers["loss"]["avae"]
+    assert loss["upright"]["search"]["mean"] == pytest.approx(floor, rel=1e-5)
+    plain = float(avae.objective(params, upright).total.mean())
+    assert loss["upright"]["no_search"]["mean"] == pytest.approx(plain, rel=1e-5)
+    for way in ("no_search", "search"):
+        assert loss["excess"][way]["mean"] == pytest.approx(loss[way]["at_mean"]["mean"] - floor, abs=1e-3)
+    ratio = loss["excess"]["search"]["mean"] / loss["excess"]["no_search"]["mean"]
+    assert loss["excess"]["ratio"] == pytest.approx(ratio)
 
 
 def test_curve_ranges_leave_out_right_angles(written):
@@ -140,6 +163,46 @@ def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(
     assert not (tmp_path / "figures" / "training.png").exists()
     assert ("loss.avae.search.sampled.mean", ".2f", tables.MISSING) in shown_numbers(page)
     assert "plain VAE" not in tables.as_text(results.numbers)
+
+
+SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135)
+
+
+def test_volumes_in_a_finite_family(tmp_path):
+    """Numbers of orientations without the half turn, words of volumes, and a figure of slices."""
+    searched, posed = CubeRotations(), Rigid3D()
+    rng = np.random.default_rng(0)
+    volumes = rng.random((6, 8, 8, 8, 1)).astype(np.float32)
+    poses = np.asarray(jax.vmap(posed.sample)(jax.random.split(jax.random.key(0), 6)))
+    inputs = Inputs(
+        Examples(volumes, np.array([0, 0, 2, 2, 2, 1]), poses),
+        volumes,
+        volumes[:2],
+        posed,
+        class_names=("a", "b.c", "d"),
+    )
+    search = avae.Search(n_starts=4, top_k=4, n_steps=10)  # that of the exhaustive search: compiled once
+    described = small()[0]
+    model = avae.Model(avae.MLP((8, 8, 8, 1), 2, (4,)), transform=searched, search=search)
+    described = dataclasses.replace(described, model=model)
+    params = avae.init(jax.random.key(0), model)
+    results = measure(params, inputs, SMALL, baseline=params)
+    path = report.write(tmp_path, results, described)
+    orientation = results.numbers["orientation"]
+    assert orientation["error_modulo_180"] is None
+    assert [entry["name"] for entry in orientation["classes"].values()] == ["a", "b.c", "d"]
+    assert results.numbers["curve"]["angles"] == [0, 135, 270]
+    assert results.numbers["speed"]["batch"] == 6
+    assert results.numbers["search"]["n_angles"] == 24
+    assert (tmp_path / "figures" / "slices.png").exists()
+    page = path.read_text()
+    assert "about the z axis" in page
+    assert "modulo" not in page
+    assert not re.search(
+        r"\b(digits?|images?|pixels?)\b", re.sub(r"<[^>]*>", "", page[page.index("<h1>") : page.index("Where")])
+    )
+    assert "b.c" in page
+    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
 
 
 def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):

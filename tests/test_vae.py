@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import avae
-from avae.vae import depth_to_space
+from avae.vae import convolve_volume, depth_to_space
 
 NETWORKS = [
     avae.MLP(),
@@ -16,6 +16,8 @@ NETWORKS = [
     avae.MLP(image_shape=(4, 5, 6, 2), latent=3, hidden=(8, 6)),
     avae.Conv(),
     avae.Conv(image_shape=(12, 20, 3), latent=5),
+    avae.Conv(image_shape=(8, 4, 12, 2), latent=5),
+    avae.Conv((8, 12, 4, 2), 3, widths=(4, 8, 6), strides=(2, 2, 1), decoder_widths=(6, 4)),
 ]
 
 
@@ -50,7 +52,11 @@ def test_conv_has_the_papers_channels():
     assert kernels == [(3, 3, 16, 32), (3, 3, 32, 4 * 16), (3, 3, 16, 4 * 16), (3, 3, 16, 1)]
 
 
-@pytest.mark.parametrize("network", [avae.MLP((8, 8, 2), 3, (9,)), avae.Conv((8, 12, 2), 3)], ids=["mlp", "conv"])
+@pytest.mark.parametrize(
+    "network",
+    [avae.MLP((8, 8, 2), 3, (9,)), avae.Conv((8, 12, 2), 3), avae.Conv((4, 8, 4, 2), 3, (4, 6), (2, 2), (4, 3))],
+    ids=["mlp", "conv", "conv3d"],
+)
 def test_examples_do_not_see_each_other(network):
     rng = np.random.default_rng(0)
     weights = jax.eval_shape(network.init, jax.random.key(0))
@@ -80,6 +86,25 @@ def test_init_is_drawn_from_the_key():
     assert (kernel != other["encoder"]["Dense_0"]["kernel"]).all()
 
 
+def test_slim_conv_yields_the_image_by_its_second_doubling():
+    network = avae.Conv((8, 8, 8, 1), widths=(4, 8), strides=(2, 2), decoder_widths=(6, 5))
+    weights = shapes(jax.eval_shape(network.init, jax.random.key(0)))
+    kernels = [weights["decoder"][f"Conv_{i}"]["kernel"] for i in range(3)]
+    assert kernels == [(3, 3, 3, 8, 6), (3, 3, 3, 6, 8 * 5), (3, 3, 3, 5, 8 * 1)]
+    assert "Conv_3" not in weights["decoder"]
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 2, 2), (2, 1, 3)])
+@pytest.mark.parametrize("side", [4, 5])
+def test_volumes_are_convolved_as_by_lax(strides, side):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, side, 6, 3, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 2, 4)).astype(np.float32)
+    layout = ("NDHWC", "DHWIO", "NDHWC")
+    expected = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout)
+    np.testing.assert_allclose(convolve_volume(x, kernel, strides, "SAME"), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_depth_to_space(channels):
     h = np.arange(2 * 3 * 4 * channels).reshape(2, 3, 4 * channels)
@@ -87,6 +112,14 @@ def test_depth_to_space(channels):
     assert out.shape == (4, 6, channels)
     for i, j, c in np.ndindex(4, 6, channels):
         assert out[i, j, c] == h[i // 2, j // 2, (2 * (i % 2) + j % 2) * channels + c]
+
+
+def test_depth_to_space_of_volumes():
+    h = np.arange(2 * 3 * 1 * 16).reshape(2, 3, 1, 16)
+    out = depth_to_space(jnp.asarray(h))
+    assert out.shape == (4, 6, 2, 2)
+    for i, j, k, c in np.ndindex(4, 6, 2, 2):
+        assert out[i, j, k, c] == h[i // 2, j // 2, k // 2, (4 * (i % 2) + 2 * (j % 2) + k % 2) * 2 + c]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +131,12 @@ def test_depth_to_space(channels):
         (lambda: avae.Conv(latent=0), "at least 1, got Conv"),
         (lambda: avae.Conv(image_shape=(10, 12, 1)), r"divisible by 4, got \(10, 12, 1\)"),
         (lambda: avae.Conv(image_shape=(12, 30, 1)), r"divisible by 4, got \(12, 30, 1\)"),
-        (lambda: avae.Conv(image_shape=(8, 8, 8, 1)), r"\[H, W, C\].*got \(8, 8, 8, 1\)"),
+        (lambda: avae.Conv(image_shape=(8, 8, 6, 1)), r"divisible by 4, got \(8, 8, 6, 1\)"),
+        (lambda: avae.Conv(image_shape=(8, 1)), r"\[H, W, C\] or volumes \[D, H, W, C\].*got \(8, 1\)"),
+        (lambda: avae.Conv(widths=(8, 0, 8, 8)), "at least 1, got Conv"),
+        (lambda: avae.Conv(widths=(8, 16)), r"one stride per width, got \(1, 2, 2, 1\) for \(8, 16\)"),
+        (lambda: avae.Conv(widths=(), strides=()), "one stride per width"),
+        (lambda: avae.Conv(decoder_widths=(8,)), r"2 or 3 decoder_widths, got \(8,\)"),
         (lambda: avae.Bernoulli(floor=0.0), "0 < floor < 0.5, got 0.0"),
         (lambda: avae.Bernoulli(floor=0.5), "0 < floor < 0.5, got 0.5"),
         (lambda: avae.Gaussian(scale=0.0), "scale > 0 or None"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from avae.manifolds import Box, Circle, Elements
+from avae.settings import Search
 from avae.transforms.base import Transform, affine, upper
 
 
@@ -16,6 +17,7 @@ class QuarterTurns(Transform):
     """The four rotations by multiples of 90 degrees: alpha = [number of quarter turns]."""
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(n_starts=4, top_k=1, n_local=0, n_steps=0)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -55,6 +57,7 @@ class Translation(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(n_starts=32, top_k=4, n_local=0, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -77,6 +80,7 @@ class Rigid(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(n_starts=128, top_k=8, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -96,6 +100,7 @@ class Similarity(Transform):
     max_scale: float = 1.5
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(n_starts=256, top_k=8, n_steps=12)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -119,6 +124,7 @@ class Affine(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(n_starts=512, top_k=16, n_steps=20)
 
     @property
     def factors(self) -> tuple[Any, ...]:

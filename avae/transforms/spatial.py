@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from avae.manifolds import Box, Elements, Rotations, rotation_matrix
+from avae.settings import Search
 from avae.transforms.base import Transform, affine, upper
 
 
@@ -19,6 +20,7 @@ class CubeRotations(Transform):
     """The 24 rotations of the cube onto itself: alpha = [number]."""
 
     dim: ClassVar[int] = 3
+    search: ClassVar[Search] = Search(n_starts=24, top_k=1, n_local=0, n_steps=0)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -40,6 +42,7 @@ class Rotation3D(Transform):
     """SO(3): alpha = unit quaternion [w, x, y, z], w >= 0; Haar prior; steps are rotation vectors in radians."""
 
     dim: ClassVar[int] = 3
+    search: ClassVar[Search] = Search(n_starts=256, top_k=4, n_local=0, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -63,6 +66,7 @@ class Rigid3D(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 3
+    search: ClassVar[Search] = Search(n_starts=512, top_k=8, n_local=0, n_steps=15)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -82,6 +86,7 @@ class Similarity3D(Transform):
     max_scale: float = 1.5
 
     dim: ClassVar[int] = 3
+    search: ClassVar[Search] = Search(n_starts=1024, top_k=8, n_local=4, n_steps=15)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -102,6 +107,7 @@ class Affine3D(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 3
+    search: ClassVar[Search] = Search(n_starts=2048, top_k=16, n_local=4, n_steps=20)
 
     @property
     def factors(self) -> tuple[Any, ...]:

@@ -1,0 +1,110 @@
+"""Likelihoods: how the decoder's raw output explains pixels.
+
+A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
+whole VAE, of which it may own some (`init`).
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Weights = Any  # a pytree of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """Pixels in [0, 1] under a Bernoulli of mean m = sigmoid(raw output), m clamped to [floor, 1 - floor].
+
+    On grey pixels this is a cross-entropy, not a normalised likelihood: binarise the data where nats must be
+    those of a distribution. The clamp is part of the likelihood, the same with and without a warp: outside the
+    warped frame the mean is zero, and would cost infinitely many nats wherever the image is not.
+    """
+
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor < 0.5:
+            raise ValueError(f"bernoulli expects 0 < floor < 0.5, got {self.floor}")
+
+    def init(self) -> dict[str, Array]:
+        """No weights of its own."""
+        return {}
+
+    def mean(self, raw: Array) -> Array:
+        """Decoder output to pixel mean."""
+        return jax.nn.sigmoid(raw)
+
+    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+        """Log p(x | mean) in nats, summed over pixels; for a mean that went through a warp."""
+        x, mean = x.ravel(), jnp.clip(mean.ravel(), self.floor, 1 - self.floor)  # flat sums are 3x faster in XLA
+        return jnp.sum(x * jnp.log(mean) + (1 - x) * jnp.log(1 - mean))
+
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+        """The same from logits, where no warp intervenes: exact for any logit."""
+        limit = math.log1p(-self.floor) - math.log(self.floor)
+        x, logits = x.ravel(), jnp.clip(raw.ravel(), -limit, limit)
+        return jnp.sum(x * logits - jax.nn.softplus(logits))
+
+    def fisher(self, weights: Weights, mean: Array) -> Array:
+        """Fisher information of each pixel's mean: 1 / m (1 - m)."""
+        mean = jnp.clip(mean, self.floor, 1 - self.floor)
+        return 1 / (mean * (1 - mean))
+
+    def check(self, x: Any) -> str | None:
+        """What is wrong with concrete images `x` under this likelihood, or None."""
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            return f"values in [0, 1] for the Bernoulli likelihood, got [{low:.4g}, {high:.4g}]"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Real pixels under N(raw output, scale^2), one scale for all pixels; normalising constant included.
+
+    Attributes:
+      scale: standard deviation in pixel units, or None to learn it as one more weight (`log_scale`), as in the
+        sigma-VAE (Rybkin et al. 2021).
+    """
+
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
+
+    def init(self) -> dict[str, Array]:
+        """The log scale, where it is learned."""
+        return {} if self.scale is not None else {"log_scale": jnp.zeros(())}
+
+    def mean(self, raw: Array) -> Array:
+        """The decoder's output is the mean."""
+        return raw
+
+    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+        """Log p(x | mean) in nats, summed over pixels."""
+        log_scale = self._log_scale(weights)
+        residual = (x - mean).ravel() * jnp.exp(-log_scale)
+        return -0.5 * jnp.sum(residual**2) - x.size * (log_scale + 0.5 * math.log(2 * math.pi))
+
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+        """The same: the raw output is the mean."""
+        return self.log_prob(weights, x, raw)
+
+    def fisher(self, weights: Weights, mean: Array) -> Array:
+        """Fisher information of each pixel's mean: 1 / scale^2."""
+        return jnp.broadcast_to(jnp.exp(-2 * self._log_scale(weights)), mean.shape)
+
+    def check(self, x: Any) -> str | None:
+        """Any finite image will do."""
+        return None
+
+    def _log_scale(self, weights: Weights) -> Array:
+        return jnp.asarray(math.log(self.scale)) if self.scale is not None else weights["log_scale"]
+
+
+LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
