@@ -8,8 +8,8 @@ error. It is recovered if what is left between the found and the true map is a r
 within 1 % (singular values, so shears count too) and a shift of less than half a pixel. In the plane the images are
 upright embedded digits, a different one for each pose; in space they are random sums of blobs without symmetry, 24
 voxels a side. Ranges and search settings are the defaults of each family: shift 0.2 half-widths, scale 1.5, shear 0.5.
-The paper's shear, tan 55 degrees = 1.43, is larger. Beside it stands one descent from the identity by Adam, which is what a
-search without starts amounts to. Results go to `--out` as JSON and Markdown.
+The paper's shear, tan 55 degrees = 1.43, is larger. Beside it stands one descent from the identity by Adam, which is
+what a search without starts amounts to. Results go to `--out` as JSON and Markdown.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import numpy as np
 
 import avae
 from avae import data
+from avae.objective import reduce
 from avae.report import environment
 from avae.transforms import FAMILIES, Transform
 from avae.warp import warp_one
@@ -64,6 +65,7 @@ def squared_error(family: Transform) -> avae.CompositeLoss:
         predict=lambda x, alpha: warp_one(x["source"], family.matrix(alpha)),
         score=lambda x, u: 0.5 * jnp.sum((u - x["target"]) ** 2),
         curvature=lambda x, u: jnp.ones_like(u),
+        reduce=lambda x, factor: {name: reduce(image, factor) for name, image in x.items()},
     )
 
 
