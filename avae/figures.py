@@ -44,7 +44,7 @@ def loss_curve(angles: np.ndarray, curves: Sequence[Curve]) -> Figure:
     ax.set_xlim(0, 360)
     ax.set_xticks(range(0, 361, 45), [f"{angle}°" for angle in range(0, 361, 45)])
     ax.set_xlabel("rotation of the input")
-    ax.set_ylabel("loss J, nats per image")
+    ax.set_ylabel("loss J, nats per example")
     ax.grid(axis="y", color=FAINT, linewidth=0.8)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(4, len(curves)), **_LEGEND)
     return figure
@@ -99,7 +99,7 @@ def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     ax.set_ylim(low - 0.05 * (high - low) - 0.5, high + 0.05 * (high - low) + 0.5)
     ax.set_xlim(left=0)
     ax.set_xlabel("training step")
-    ax.set_ylabel("loss J, nats per image")
+    ax.set_ylabel("loss J, nats per example")
     ax.grid(axis="y", color=FAINT, linewidth=0.8)
     ax.legend(loc="upper right", **_LEGEND)
     return figure

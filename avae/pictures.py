@@ -101,7 +101,7 @@ def render(volume: np.ndarray, low: float = 0.0, high: float = 1.0, size: int = 
     lit = normals @ (view(3).T @ (LIGHT / np.linalg.norm(LIGHT)))
     lit = lit / np.maximum(np.linalg.norm(normals, axis=-1), 1e-3)
     shade = 0.22 + 0.7 * ((1 + lit) / 2) ** 1.5
-    clear = np.cumprod(1 - 0.97 * seen(matter) ** 2, axis=0)  # light that is left behind each layer
+    clear = np.cumprod(1 - 0.97 * seen(matter) ** 1.5, axis=0)  # light that is left behind each layer
     weight = -np.diff(clear, axis=0, prepend=1.0)
     return np.clip((weight * shade).sum(axis=0) + clear[-1], 0, 1)
 
