@@ -15,7 +15,7 @@ from avae.data import Data
 from avae.model import Frame, Model
 from avae.settings import Search
 from avae.transforms import FAMILIES, Transform
-from avae.vae import LIKELIHOODS, NETWORKS
+from avae.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 
 TRANSFORM = {
     "name": "rotation",
@@ -122,7 +122,7 @@ def default() -> ConfigDict:
     return ConfigDict(
         {
             "data": data,
-            "model": {"name": "mlp", "image_shape": (28, 28, 1), "latent": 16, "hidden": (256, 256)},
+            "model": {"name": "mlp"} | dataclasses.asdict(MLP()) | dataclasses.asdict(Conv()),
             "frame": dataclasses.asdict(Frame()),
             "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
             "transform": dict(TRANSFORM),

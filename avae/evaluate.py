@@ -108,9 +108,14 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     data = dataclasses.replace(data, n_train=1)
     splits, upright = load(data), dataclasses.replace(data, pose="upright")
     grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
-    names = getattr(splits, "class_names", ())
     inputs = Inputs(
-        splits.test, load(upright).test.images, grey, data.transform, data.binarize, data.seed, class_names=names
+        test=splits.test,
+        upright=load(upright).test.images,
+        grey=grey,
+        transform=data.transform,
+        binarize=data.binarize,
+        seed=data.seed,
+        class_names=splits.class_names,
     )
     return measure(params, inputs, settings, baseline=baseline)
 
