@@ -1,10 +1,10 @@
 """Real furniture at the 24 rotations of the cube: an AVAE and a plain VAE trained on the same turned volumes.
 
     python train.py --config=configs/rot_voxels.py
-    python train.py --config=configs/rot_voxels.py --config.transform.name=rotation3d --config.data.transform.name=rotation3d
-    python train.py --config=configs/rot_voxels.py --config.data.stretch=1.3                    # and random proportions
-    python train.py --config=configs/rot_voxels.py --config.data.name=path/to/ModelNet10        # meshes of your own
+    python train.py --config=configs/rot_voxels.py --config.data.stretch=1.3              # and random proportions
+    python train.py --config=configs/rot_voxels.py --config.data.name=path/to/ModelNet10  # meshes of your own
 
+`--config.data.transform.name=rotation3d --config.transform.name=rotation3d` turns and searches by any rotation instead.
 A new rotation is drawn each time an object is seen, for both networks: the plain VAE is trained on augmented data.
 """
 
@@ -20,6 +20,6 @@ def get_config() -> ConfigDict:
     config.data.transform.name = "cube_rotations"
     config.transform.name = "cube_rotations"
     config.model.update(image_shape=(32, 32, 32, 1), latent=8)
-    config.train.update(epochs=100, batch_size=50, log_every=50, checkpoint_every=250)
-    config.evaluation.update(baseline_epochs=100, n_exhaustive=50, n_angles=256, n_curve=16, curve_step=30)
+    config.train.update(epochs=60, batch_size=50, log_every=50, checkpoint_every=200)
+    config.evaluation.update(baseline_epochs=60, n_exhaustive=50, n_angles=256, n_curve=16, curve_step=30)
     return config

@@ -20,7 +20,7 @@ class CubeRotations(Transform):
     """The 24 rotations of the cube onto itself: alpha = [number]."""
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=24, top_k=1, n_local=0, n_steps=0)
+    search: ClassVar[Search] = Search(n_starts=24, top_k=1, n_local=0, n_steps=0, chunk=24)
 
     @property
     def factors(self) -> tuple[Any, ...]:
