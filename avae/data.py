@@ -23,8 +23,6 @@ from avae.warp import compose, warp_one
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")
-
-
 CHUNK = 2**22  # pixels posed at once: some tens of MB
 
 
@@ -37,6 +35,7 @@ class Data:
         a folder of meshes; see `avae.sources.read`.
       pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
         time a training image is drawn; test images are at fixed poses).
+      test_pose: the same for test images alone: "fixed" or "upright"; "" for what `pose` says.
       transform: the family from whose prior poses are drawn; its dimension says whether the data are images or volumes.
       seed: of poses, of binarisation, and of the split where the source has none.
       n_train: training images used, at most 12,000 of the digits.
@@ -51,6 +50,7 @@ class Data:
 
     name: str = "digits"
     pose: str = "fixed"
+    test_pose: str = ""
     transform: Transform = Rotation()
     seed: int = 0
     n_train: int = 12_000
@@ -63,6 +63,7 @@ class Data:
     def __post_init__(self) -> None:
         for field, value, allowed in (
             ("pose", self.pose, POSES),
+            ("test_pose", self.test_pose, ("", "fixed", "upright")),
             ("binarize", self.binarize, BINARIZE),
             ("up", self.up, meshes.UPS),
         ):
@@ -118,8 +119,8 @@ def load(data: Data) -> Splits:
     )
     train_key, test_key = jax.random.split(jax.random.key(data.seed))
     train = _examples(data, raw.train_images, raw.train_labels, train_key)
-    test_data = dataclasses.replace(data, pose="fixed") if data.pose == "fresh" else data
-    test = _examples(test_data, raw.test_images, raw.test_labels, test_key)
+    test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
+    test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
     return Splits(train, test, raw.class_names)
 
 

@@ -106,7 +106,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
       ValueError: if a model does not fit the data.
     """
     data = dataclasses.replace(data, n_train=1)
-    splits, upright = load(data), dataclasses.replace(data, pose="upright")
+    splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")
     grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
     inputs = Inputs(
         test=splits.test,

@@ -80,7 +80,7 @@ class Rigid(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=128, top_k=8, n_steps=10)
+    search: ClassVar[Search] = Search(n_starts=64, top_k=4, n_rounds=2, n_steps=6)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -100,7 +100,7 @@ class Similarity(Transform):
     max_scale: float = 1.5
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=256, top_k=8, n_steps=12)
+    search: ClassVar[Search] = Search(n_starts=128, top_k=8, n_rounds=2, n_steps=8)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -124,7 +124,7 @@ class Affine(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=512, top_k=16, n_steps=20)
+    search: ClassVar[Search] = Search(n_starts=512, top_k=8, n_rounds=2, n_steps=12)
 
     @property
     def factors(self) -> tuple[Any, ...]:

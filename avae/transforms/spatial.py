@@ -42,7 +42,7 @@ class Rotation3D(Transform):
     """SO(3): alpha = unit quaternion [w, x, y, z], w >= 0; Haar prior; steps are rotation vectors in radians."""
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=256, top_k=4, n_local=0, n_steps=10)
+    search: ClassVar[Search] = Search(n_starts=128, top_k=4, n_local=0, n_steps=8)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -66,7 +66,7 @@ class Rigid3D(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=512, top_k=8, n_local=0, n_steps=15)
+    search: ClassVar[Search] = Search(n_starts=512, top_k=16, n_local=0, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ class Affine3D(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=2048, top_k=16, n_local=4, n_steps=20)
+    search: ClassVar[Search] = Search(n_starts=1024, top_k=16, n_local=4, n_steps=20)
 
     @property
     def factors(self) -> tuple[Any, ...]:
