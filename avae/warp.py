@@ -109,13 +109,14 @@ def compose(outer: Array, inner: Array) -> Array:
 
 def _check_matrices(matrices: np.ndarray) -> None:
     """Raises ValueError if one of `matrices` [n, d, d+1] is not finite, or presses the frame flat."""
-    finite = np.isfinite(matrices).all(axis=(1, 2))
-    stretches = np.linalg.svd(np.where(finite[:, None, None], matrices, 0.0)[:, :, :-1], compute_uv=False)
+    n = len(matrices)
+    finite = np.isfinite(matrices).reshape(n, -1).all(axis=1)
+    stretches = np.linalg.svd(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0), compute_uv=False)
     for good, what in ((finite, "finite"), (stretches[:, -1] > 1e-6 * stretches[:, 0], "invertible")):
         if not good.all():
             bad = np.flatnonzero(~good)
             raise ValueError(
-                f"warp expects {what} matrices, but {len(bad)} of {len(good)} are not, first {bad[0]}: "
+                f"warp expects {what} matrices, but {len(bad)} of {n} are not, first {bad[0]}: "
                 f"{matrices[bad[0]].tolist()}"
             )
 

@@ -66,7 +66,6 @@ def test_align_follows_that_order(unset, own, images):
     assert starts_of(unset, images) == avae.Rotation.search.n_starts
     assert starts_of(own, images) == 5
     assert starts_of(own, images, search=OTHER) == 6
-    assert starts_of(own, images, transform=avae.Translation()) == avae.Translation.search.n_starts
     assert starts_of(own, images, transform=avae.Rigid()) == avae.Rigid.search.n_starts
     assert starts_of(own, images, transform=avae.Rigid(), search=OTHER) == 6
     assert starts_of(own, images, transform=avae.QuarterTurns()) == 4

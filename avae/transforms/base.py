@@ -166,9 +166,9 @@ def check_family(transform: Transform) -> None:
             f"transform: expected {transform}.matrix to give [{transform.dim}, {transform.dim + 1}], "
             f"got {list(matrices.shape[1:])}"
         )
-    finite = np.isfinite(matrices).all(axis=(1, 2))
-    determinants = np.linalg.det(np.where(finite[:, None, None], matrices, 0.0)[:, :, :-1])
-    bad = np.flatnonzero(~(determinants > 0))
+    finite = np.isfinite(matrices).reshape(len(matrices), -1).all(axis=1)
+    determinants = np.linalg.det(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0))
+    bad = np.flatnonzero(~(finite & (determinants > 0)))
     if len(bad):
         raise ValueError(
             f"transform: expected {transform} to give finite matrices of positive determinant, neither singular nor "
