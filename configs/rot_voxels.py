@@ -20,6 +20,6 @@ def get_config() -> ConfigDict:
     config.data.transform.name = "cube_rotations"
     config.transform.name = "cube_rotations"
     config.model.update(image_shape=(32, 32, 32, 1), latent=8)
-    config.train.update(epochs=40, batch_size=25, learning_rate=1e-3, log_every=100, checkpoint_every=400)
+    config.train.update(epochs=40, batch_size=50, learning_rate=1.5e-3, log_every=50, checkpoint_every=400)
     config.evaluation.update(baseline_epochs=40, n_exhaustive=25, n_angles=256, n_curve=16, curve_step=30)
     return config
