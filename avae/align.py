@@ -20,7 +20,7 @@ from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.settings import PAPER, Search
 from avae.solvers import CompositeLoss, Refined, linearise, refine
-from avae.transforms import Transform, spread
+from avae.transforms import Transform, check_family, spread
 
 Loss = Callable[[Any, Array], Array]
 
@@ -103,6 +103,7 @@ def align(
     family: Transform = transform or params.model.transform
     if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
         raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
+    check_family(family)
     check_key(key)
     return _align(params, check_images(x, params.model), key, params.model.settings(search, family), family)
 
@@ -135,6 +136,7 @@ def search(
         )
     if settings.coarse > 1 and getattr(loss_fn, "reduce", None) is None:
         raise ValueError("search.coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`")
+    check_family(transform)
     check_key(key)
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
@@ -163,9 +165,11 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     scores = score_starts(loss_fn, x, starts, settings)
     _, kept = lax.top_k(-_comparable(scores), min(settings.top_k, len(starts)))
     if settings.coarse > 1:  # the low resolution may have left out the identity, and says nothing of the full loss
-        kept = kept.at[-1].set(jnp.where((kept == 0).any(), kept[-1], 0))
-        full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[kept])
-        identity_loss = full[jnp.argmin(kept)]
+        candidates = jnp.append(kept, 0)
+        full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[candidates])
+        identity_loss, twice = full[-1], (kept == 0).any()
+        _, order = lax.top_k(-_comparable(full).at[-1].add(jnp.where(twice, jnp.inf, 0)), len(kept))
+        kept, full = candidates[order], full[order]
     else:
         full, identity_loss = scores[kept], scores[0]  # start 0 is the identity
 

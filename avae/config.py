@@ -149,17 +149,20 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     frame = _build(Frame, "frame", given["frame"])
     shape = {"image_shape": frame.shape(given["model"]["image_shape"])}
     training = _build(Search, "train.search", search) if search.pop("enabled") else None
+    model = Model(
+        networks=_choose("model", NETWORKS, given["model"] | shape),
+        likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
+        transform=transform,
+        search=_build(Search, "search", given["search"]),
+        frame=frame,
+    )
+    for settings in (model.search, training):
+        model.settings(settings)  # raises where they do not go with the images
     return Experiment(
         data=_build(
             Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])}
         ),
-        model=Model(
-            networks=_choose("model", NETWORKS, given["model"] | shape),
-            likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
-            transform=transform,
-            search=_build(Search, "search", given["search"]),
-            frame=frame,
-        ),
+        model=model,
         train=_build(Train, "train", train | {"search": training}),
         evaluation=_build(Evaluation, "evaluation", given["evaluation"]),
     )
@@ -179,7 +182,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Settings that the config does not have at all, being older than they are, take their defaults.
     """
-    given = _merged(plain(default()), config)
+    given = _merged("config", plain(default()), config)
     family = _transform("transform", given["transform"]).search
     search = _filled(given["search"], family)
     training = _filled(given["train"]["search"], train_search(family))
@@ -205,12 +208,14 @@ def _filled(settings: Mapping[str, Any], defaults: Search) -> dict[str, Any]:
     return {name: getattr(defaults, name) if value is None else value for name, value in settings.items()}
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(section: str, base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
     """`base` with `changes`, section by section."""
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{section}: expected a section of settings, got {changes!r}")
     merged = dict(base)
     for key, value in changes.items():
-        section = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _merged(base[key], value) if section else value
+        inner = base.get(key)
+        merged[key] = _merged(f"{section}.{key}", inner, value) if isinstance(inner, Mapping) else value
     return merged
 
 

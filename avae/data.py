@@ -68,7 +68,8 @@ class Data:
             ("up", self.up, meshes.UPS),
         ):
             if value not in allowed:
-                raise ValueError(f"data.{field}: expected one of {', '.join(allowed)}, got {value!r}")
+                names = ", ".join(name or '""' for name in allowed)
+                raise ValueError(f"data.{field}: expected one of {names}, got {value!r}")
         if self.name in sources.EMBEDDED:
             sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
         elif difflib.get_close_matches(self.name, sources.EMBEDDED, n=1) and not pathlib.Path(self.name).exists():

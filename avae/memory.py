@@ -79,7 +79,5 @@ def _size(variables: Any) -> int:
 
 
 def _bytes(arrays: Any) -> int:
-    """Of arrays, or of their descriptions; keys of jax.random count as four bytes."""
-    return sum(
-        math.prod(array.shape) * getattr(array.dtype, "itemsize", 4) for array in arrays if hasattr(array, "shape")
-    )
+    """Of arrays, or of their descriptions."""
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays if hasattr(array, "shape"))

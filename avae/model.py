@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.settings import Search
-from avae.transforms import Rotation, Transform
+from avae.transforms import Rotation, Transform, check_family
 from avae.vae import MLP, Bernoulli, Posterior, Weights
 from avae.warp import warp_one
 
@@ -30,7 +30,8 @@ class Frame:
     resolution: int = 1
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or self.resolution < 1:
+        whole = isinstance(self.margin, int) and isinstance(self.resolution, int)
+        if not whole or self.margin < 0 or self.resolution < 1:
             raise ValueError(
                 f"frame expects margin >= 0 and resolution >= 1, both whole, got {self.margin} and {self.resolution}"
             )
@@ -78,6 +79,7 @@ class Model:
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
             raise ValueError(f"transform: expected a family such as avae.Rotation(), got {self.transform!r}")
+        check_family(self.transform)
         shape, dim = getattr(self.networks, "image_shape", None), self.transform.dim
         if shape and len(shape) != dim + 1:
             raise ValueError(
@@ -123,7 +125,8 @@ class Model:
         settings = search or own or (transform or self.transform).search
         sides = self.image_shape[:-1] if self.image_shape else ()
         if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
-            raise ValueError(f"search.coarse: expected a divisor of the images' sides {sides}, got {settings.coarse}")
+            known = f"sides {sides}" if sides else "sides, which networks without `image_shape` do not tell"
+            raise ValueError(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")
         return settings
 
     @property

@@ -6,12 +6,15 @@ The input is brought to the canonical frame, encoded and decoded there, and the 
 and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.model import Frame, Params, check_images, check_key
@@ -49,7 +52,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
       `Terms`, each [B], in nats (Bidart & Wong 2019, eq. 2, with the KL of each image on its own).
 
     Raises:
-      ValueError: if x or alpha has the wrong shape, dtype or range.
+      ValueError: if x or alpha has the wrong shape, dtype or range; under a trace values cannot be checked.
     """
     check_key(key)
     x = check_images(x, params.model)
@@ -58,6 +61,8 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
         expected = (x.shape[0], params.model.transform.size)
         if alpha.shape != expected:
             raise ValueError(f"alpha: expected one pose per image, shape {expected}, got {alpha.shape}")
+        if not isinstance(alpha, Tracer):
+            _check_poses(alpha, params.model.transform)
     return batch_terms(params, x, alpha, key)
 
 
@@ -132,6 +137,22 @@ def latent(posterior: Posterior, key: Array | None) -> Array:
 def gaussian_kl(posterior: Posterior) -> Array:
     """KL(N(mu, sigma^2) || N(0, I)) in nats (Kingma & Welling 2014, appendix B)."""
     return 0.5 * jnp.sum(posterior.mu**2 + jnp.exp(posterior.logvar) - posterior.logvar - 1)
+
+
+def _check_poses(alpha: Array, transform: Transform) -> None:
+    """Raises ValueError if one of concrete poses `alpha` [B, size] is outside the family's range."""
+    outside = np.flatnonzero(np.isneginf(_log_priors(alpha, transform)))
+    if len(outside):
+        first = outside[0]
+        raise ValueError(
+            f"alpha: expected poses in the range of {transform}, but {len(outside)} of {len(alpha)} are outside, "
+            f"first {first}: {alpha[first].tolist()}"
+        )
+
+
+@functools.partial(jax.jit, static_argnames="transform")
+def _log_priors(alpha: Array, transform: Transform) -> Array:
+    return jax.vmap(transform.log_prior)(alpha)
 
 
 def _terms(reconstruction: Array, posterior: Posterior) -> Terms:

@@ -23,7 +23,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
@@ -32,14 +34,16 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
 
     Args:
       x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
-      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1].
+      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. Mirror images, which
+        no family of `avae.transforms` has, are allowed.
 
     Returns:
       The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
       a position falls exactly on a pixel the derivative is the right-hand one.
 
     Raises:
-      ValueError: if the ranks of `x` and `matrix` do not belong together.
+      ValueError: if the ranks of `x` and `matrix` do not belong together, or a matrix is not finite or singular; its
+        values cannot be checked under a trace.
     """
     x, matrix = jnp.asarray(x), jnp.asarray(matrix)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -55,6 +59,8 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
         )
     if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
         raise ValueError(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
+    if not isinstance(matrix, Tracer):
+        _check_matrices(np.asarray(matrix, np.float64).reshape(-1, rows, rows + 1))
     if not batched:
         return warp_one(x, matrix)
     return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
@@ -101,6 +107,20 @@ def compose(outer: Array, inner: Array) -> Array:
     linear = outer[:, :-1] @ inner[:, :-1]
     shift = outer[:, :-1] @ inner[:, -1] + outer[:, -1]
     return jnp.concatenate([linear, shift[:, None]], axis=1)
+
+
+def _check_matrices(matrices: np.ndarray) -> None:
+    """Raises ValueError if one of `matrices` [n, d, d+1] is not finite, or presses the frame flat."""
+    n = len(matrices)
+    finite = np.isfinite(matrices).reshape(n, -1).all(axis=1)
+    stretches = np.linalg.svd(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0), compute_uv=False)
+    for good, what in ((finite, "finite"), (stretches[:, -1] > 1e-6 * stretches[:, 0], "invertible")):
+        if not good.all():
+            bad = np.flatnonzero(~good)
+            raise ValueError(
+                f"warp expects {what} matrices, but {len(bad)} of {n} are not, first {bad[0]}: "
+                f"{matrices[bad[0]].tolist()}"
+            )
 
 
 def _positions(matrix: Array, space: Sequence[int], out: Sequence[int]) -> list[Array]:

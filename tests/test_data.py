@@ -122,6 +122,39 @@ def test_values_outside_the_frame_are_zero_and_survive_the_clip():
     np.testing.assert_array_equal(np.unique(shifted), [0, 3])
 
 
+# --- poses of the test images alone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pose", "test_pose", "as_if"),
+    [
+        ("upright", "", "upright"),
+        ("upright", "fixed", "fixed"),
+        ("upright", "upright", "upright"),
+        ("fixed", "", "fixed"),
+        ("fixed", "upright", "upright"),
+        ("fresh", "", "fixed"),
+        ("fresh", "fixed", "fixed"),
+        ("fresh", "upright", "upright"),
+    ],
+)
+def test_test_images_may_have_poses_of_their_own(pose, test_pose, as_if, stack):
+    images = blobs(6, 8, 8) * np.linspace(0, 1, 8, dtype=np.float32)
+    found = data.load(stack(images, pose=pose, test_pose=test_pose))
+    np.testing.assert_array_equal(found.train.images, data.load(stack(images, pose=pose)).train.images)
+    alike = data.load(stack(images, pose=as_if)).test
+    np.testing.assert_array_equal(found.test.images, alike.images)
+    np.testing.assert_array_equal(found.test.poses, alike.poses)
+    assert (found.test.poses != 0).all() == (as_if == "fixed")
+
+
+@pytest.mark.parametrize("test_pose", ["fresh", "tilted"])
+def test_poses_of_test_images_stay(test_pose):
+    message = f'data.test_pose: expected one of "", fixed, upright, got {test_pose!r}'
+    with pytest.raises(ValueError, match=message):
+        Data(test_pose=test_pose)
+
+
 # --- stretch --------------------------------------------------------------------------------------------------------
 
 
@@ -241,4 +274,5 @@ def test_a_config_describes_volumes_and_survives_json():
     config.data.transform.name = config.transform.name = "rotation3d"
     config.model.image_shape = (32, 32, 32, 1)
     described = experiment(json.loads(json.dumps(plain(config)))).data
-    assert described == Data("furniture", "fixed", avae.Rotation3D(), 0, 8, 2, "none", 16, "y", 1.2)
+    family = avae.Rotation3D()
+    assert described == Data("furniture", transform=family, n_train=8, n_test=2, side=16, up="y", stretch=1.2)

@@ -1,5 +1,7 @@
 """J and its terms, against NumPy in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,3 +140,19 @@ def test_wrong_images(params, images):
         avae.objective(params, np.linspace(0, 255, 144, dtype=np.float32).reshape(1, 12, 12, 1))
     with pytest.raises(ValueError, match=r"for one example pass x\[None\]"):
         avae.objective(params, images[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "alpha", "message"),
+    [
+        (avae.Rigid(), [[9.0, 0, 0], [0, 0.3, 0], [0, 0, -0.3]], r"of Rigid\(max_shift=0.2\), but 2 of 3 .* first 1"),
+        (avae.Rotation(), [[0.0], [0.0], [np.nan]], "1 of 3 are outside, first 2"),
+        (avae.QuarterTurns(), [[0.5], [1.0], [4.0]], r"2 of 3 are outside, first 0: \[0.5\]"),
+    ],
+)
+def test_poses_outside_the_family(params, images, family, alpha, message):
+    params = params.replace(model=dataclasses.replace(params.model, transform=family))
+    alpha = np.array(alpha, np.float32)
+    with pytest.raises(ValueError, match=message):
+        avae.objective(params, images, alpha)
+    assert objective(params, images, alpha).total.shape == (3,)  # under a trace there are no values to look at

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import avae
 from avae.manifolds import Circle, Rotations, exponential, multiply, rotation_matrix
 from avae.transforms import (
     FAMILIES,
@@ -394,6 +395,35 @@ def test_cells_cover_the_family_and_shrink(family):
     np.testing.assert_allclose(np.log(2 * np.asarray(many)).sum(), volume - np.log(64), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_lattice_is_a_finite_group_of_rotations(name):
+    family = FAMILIES[name]()
+    lattice = np.asarray(family.lattice)
+    matrices = np.asarray(jax.vmap(family.matrix)(lattice))
+    linear = matrices[:, :, :-1]
+    turns = 24 if family.dim == 3 else 1 if name == "translation" else 4
+    assert lattice.shape == (turns, family.size)
+    np.testing.assert_array_equal(lattice[0], family.identity)
+    np.testing.assert_allclose(matrices[:, :, -1], 0, atol=1e-7)
+    np.testing.assert_allclose(linear, np.round(linear), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(linear), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        linear @ linear.transpose(0, 2, 1), np.tile(np.eye(family.dim), (turns, 1, 1)), atol=1e-6
+    )
+    whole = [tuple(np.round(turn).astype(int).ravel()) for turn in linear]
+    assert len(set(whole)) == turns
+    products = np.round(linear[:, None] @ linear[None]).astype(int).reshape(turns**2, -1)
+    assert set(map(tuple, products.tolist())) == set(whole)
+    np.testing.assert_allclose(jax.vmap(family.project)(lattice), lattice, atol=1e-6)
+    assert np.isfinite(jax.vmap(family.log_prior)(lattice)).all()
+
+
+@each(*FINITE)
+def test_a_finite_family_is_its_own_lattice(family):
+    np.testing.assert_array_equal(family.lattice, family.starts(1))
+    np.testing.assert_array_equal(family.lattice[:, 0], np.arange(len(family.lattice)))
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 6])
 def test_spread_fills_the_cube(d):
     points = np.asarray(spread(64, d))
@@ -556,3 +586,66 @@ def test_bad_ranges(family):
         for value in values:
             with pytest.raises(ValueError, match=rf"^{type(family).__name__.lower()} expects {message}, got {value}$"):
                 type(family)(**{name: value})
+
+
+# --- families of one's own ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(Rotation):
+    """Presses the picture onto a line, or does not."""
+
+    height: float = 0.0
+
+    def matrix(self, alpha):
+        return super().matrix(alpha) * jnp.array([[1.0, self.height, 1.0]] * 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror(QuarterTurns):
+    """Turns the other hand for odd numbers."""
+
+    def matrix(self, alpha):
+        return super().matrix(alpha) * jnp.where(alpha[0] % 2 == 1, jnp.array([[-1.0], [1]]), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost(Rotation):
+    def matrix(self, alpha):
+        return super().matrix(alpha) / alpha[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Square(Rotation):
+    def matrix(self, alpha):
+        return super().matrix(alpha)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (
+            Flat(),
+            r"Flat\(height=0.0\) to give finite .* positive determinant.* 16 of 16 starts do not, first 0",
+        ),
+        (
+            Mirror(),
+            r"neither singular nor mirrored, but 2 of 4 starts do not, first 1: \[\[-0.0, 1.0, -0.0\], \[1",
+        ),
+        (Lost(), r"Lost\(\) .* first 0: \[\[inf"),
+        (Square(), r"Square\(\).matrix to give \[2, 3\], got \[2, 2\]"),
+    ],
+)
+def test_a_family_that_cannot_be_undone_is_a_sentence(params, images, family, message):
+    with pytest.raises(ValueError, match=message):
+        avae.Model(transform=family)
+    with pytest.raises(ValueError, match=message):
+        avae.align(params, images, transform=family)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda x: avae.align(params, x, transform=family).alpha)(images)
+    with pytest.raises(ValueError, match=message):
+        avae.search(lambda x, alpha: jnp.sum(alpha**2), images, family)
+
+
+def test_a_family_of_one_s_own_that_is_sound_passes():
+    assert avae.Model(transform=Flat(height=0.5)).transform == Flat(height=0.5)

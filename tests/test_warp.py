@@ -199,9 +199,11 @@ def test_compose_is_warp_after_warp(images):
     assert np.abs(warp(images, compose(b, a)) - twice)[:, 3:-3, 3:-3].mean() > 0.05  # the order matters
 
 
-def test_nan_matrix_gives_nan(images):
+def test_nan_matrix_gives_nan_under_a_trace_and_is_a_sentence_before(images):
     matrix = np.tile(np.eye(2, 3, dtype=np.float32), (3, 1, 1))
     matrix[1] = np.nan
+    with pytest.raises(ValueError, match=r"finite matrices, but 1 of 3 are not, first 1: \[\[nan"):
+        avae.warp(images, matrix)
     out = np.asarray(warp(images, matrix))
     np.testing.assert_array_equal(out[[0, 2]], images[[0, 2]])
     assert np.isnan(out[1]).all()
@@ -255,6 +257,28 @@ def test_keeps_the_dtype_of_the_image(images, dtype):
 def test_wrong_shapes(x_shape, matrix_shape, message):
     with pytest.raises(ValueError, match=message):
         avae.warp(np.zeros(x_shape, np.float32), np.zeros(matrix_shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [np.zeros((2, 2)), np.ones((2, 2)), np.diag([1.0, 0.0]), np.diag([1.0, 2.0, 0.0]), 1e-9 * np.ones((3, 3))],
+)
+def test_singular_matrix(linear):
+    d = len(linear)
+    matrix = np.concatenate([linear, np.ones((d, 1))], axis=1).astype(np.float32)
+    with pytest.raises(ValueError, match="invertible matrices, but 1 of 1 are not, first 0: "):
+        avae.warp(np.ones((4,) * d + (1,), np.float32), matrix)
+
+
+@pytest.mark.parametrize("linear", [np.diag([-1.0, 1.0]), 1e-3 * np.eye(2), np.diag([100.0, 0.01])])
+def test_mirrors_and_strong_scales_are_no_mistake(images, linear):
+    matrix = np.concatenate([linear, np.zeros((2, 1))], axis=1).astype(np.float32)
+    np.testing.assert_allclose(avae.warp(images, matrix), warp(images, matrix), atol=1e-6)
+
+
+def test_a_mirror_mirrors(images):
+    mirror = np.array([[-1, 0, 0], [0, 1, 0]], np.float32)
+    np.testing.assert_array_equal(avae.warp(images, mirror), images[:, :, ::-1])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])

@@ -12,6 +12,7 @@ that no pose is singular or mirrored. A pull map with scale s reads a region s t
 """
 
 from avae.transforms.base import Transform as Transform
+from avae.transforms.base import check_family as check_family
 from avae.transforms.base import spread as spread
 from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
 from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D

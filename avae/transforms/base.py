@@ -1,6 +1,7 @@
 """What all families share: everything that follows from the factors of a pose. See `avae.transforms`."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from avae.settings import Search
 from avae.warp import invert
 
 RANGES = {"max_shift": (0, 2, "half-widths"), "max_scale": (1, 8, "times"), "max_shear": (0, 4, "tangents")}
+CHECKED = 16  # starts of a family whose matrices are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,31 @@ class Transform:
         ends = np.cumsum([factor.coordinates for factor in self.factors]).tolist()
         return jnp.concatenate(
             [factor.place(u[end - factor.coordinates : end]) for factor, end in zip(self.factors, ends, strict=True)]
+        )
+
+
+@functools.lru_cache
+def check_family(transform: Transform) -> None:
+    """Looks at a few starts of a family: a pose must be one that can be undone, and keeps left from right.
+
+    Raises:
+      ValueError: if the matrix of a start is not finite, singular, or mirrors.
+    """
+    with jax.ensure_compile_time_eval():  # values at hand even where `align` is called inside jit
+        matrices = jax.jit(lambda: jax.vmap(transform.matrix)(transform.starts(CHECKED)))()
+        matrices = np.asarray(matrices, np.float64)
+    if matrices.shape[1:] != (transform.dim, transform.dim + 1):
+        raise ValueError(
+            f"transform: expected {transform}.matrix to give [{transform.dim}, {transform.dim + 1}], "
+            f"got {list(matrices.shape[1:])}"
+        )
+    finite = np.isfinite(matrices).reshape(len(matrices), -1).all(axis=1)
+    determinants = np.linalg.det(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0))
+    bad = np.flatnonzero(~(finite & (determinants > 0)))
+    if len(bad):
+        raise ValueError(
+            f"transform: expected {transform} to give finite matrices of positive determinant, neither singular nor "
+            f"mirrored, but {len(bad)} of {len(matrices)} starts do not, first {bad[0]}: {matrices[bad[0]].tolist()}"
         )
 
 

@@ -1,0 +1,232 @@
+"""Configs: search settings left to the family, what is kept on disk, and older configs."""
+
+import dataclasses
+import json
+
+import pytest
+
+import avae
+from avae import checkpoint
+from avae.config import complete, default, experiment, flatten, plain, train_search
+from avae.transforms import FAMILIES
+
+SETTINGS = [field.name for field in dataclasses.fields(avae.Search)]
+PLANAR = [name for name, family in FAMILIES.items() if family.dim == 2]
+
+
+def changed(**changes):
+    config = default()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def written(workdir):
+    return json.loads((workdir / "config.json").read_text())
+
+
+# --- search settings ------------------------------------------------------------------------------------------------
+
+
+def test_search_settings_are_unset_by_default():
+    config = default()
+    assert sorted(config.search) == sorted(SETTINGS)
+    assert sorted(config.train.search) == sorted([*SETTINGS, "enabled"])
+    assert all(config.search[name] is None for name in SETTINGS)
+    assert all(config.train.search[name] is None for name in SETTINGS)
+    assert config.train.search.enabled
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_the_family_alone_changes_the_search(name):
+    described = experiment(changed(transform__name=name))
+    family = FAMILIES[name]
+    assert type(described.model.transform) is family
+    assert described.model.search == family.search
+    assert described.train.search == train_search(family.search)
+
+
+def test_the_ranges_of_the_family_are_those_given():
+    described = experiment(changed(transform__name="affine", transform__max_shear=0.1))
+    assert described.model.transform == avae.Affine(max_shear=0.1)
+
+
+def test_one_setting_leaves_the_others():
+    described = experiment(changed(transform__name="rigid", search__n_starts=16, train__search__n_steps=7))
+    assert described.model.search == dataclasses.replace(avae.Rigid.search, n_starts=16)
+    assert described.train.search == dataclasses.replace(train_search(avae.Rigid.search), n_steps=7)
+
+
+def test_unset_settings_have_types():
+    config = default()
+    config.search.n_starts = 16
+    config.search.solver = "adam"
+    config.search.learning_rate = 0.1
+    with pytest.raises(TypeError, match="n_starts"):
+        config.search.n_starts = "many"
+    with pytest.raises(TypeError, match="solver"):
+        config.search.solver = 3
+    assert experiment(config).model.search == avae.Search(n_starts=16, solver="adam", learning_rate=0.1)
+
+
+def test_training_without_search():
+    assert experiment(changed(train__search__enabled=False)).train.search is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_search_in_training_is_a_smaller_one(name):
+    family = FAMILIES[name].search
+    training = train_search(family)
+    assert training.n_starts == min(64, family.n_starts)
+    assert training.top_k <= min(2, training.n_starts)
+    assert training.n_steps <= 3
+    reduced = ("n_starts", "top_k", "n_steps")
+    assert all(getattr(training, field) == getattr(family, field) for field in SETTINGS if field not in reduced)
+    assert train_search(training) == training
+
+
+def test_search_in_training_keeps_what_is_smaller_still():
+    assert train_search(avae.Search(n_starts=4, top_k=1, n_steps=0)) == avae.Search(n_starts=4, top_k=1, n_steps=0)
+    assert train_search(avae.Search(n_starts=100, top_k=8, n_steps=20)) == avae.Search(n_starts=64, top_k=2, n_steps=3)
+
+
+@pytest.mark.parametrize("section", ["search", "train.search"])
+def test_a_resolution_that_the_images_do_not_have_is_a_sentence(section):
+    config = default()
+    config.update_from_flattened_dict({f"{section}.coarse": 3})
+    with pytest.raises(ValueError, match=r"search.coarse: expected a divisor of the images' sides \(28, 28\), got 3"):
+        experiment(config)
+    config.update_from_flattened_dict({f"{section}.coarse": 2})
+    experiment(config)
+
+
+# --- frame ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_networks_take_the_frame_and_the_model_takes_images():
+    model = experiment(changed(frame__margin=2, frame__resolution=2)).model
+    assert model.frame == avae.Frame(2, 2)
+    assert model.networks.image_shape == (64, 64, 1)
+    assert model.image_shape == (28, 28, 1)
+    assert experiment(default()).model.frame == avae.Frame()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"margn": 2}, "config.frame: unknown setting 'margn'; did you mean 'margin'"),
+        ({"margin": -1}, "frame expects margin >= 0 and resolution >= 1, both whole, got -1 and 1"),
+        ({"resolution": 0}, "both whole, got 0 and 0"),
+        ({"margin": 0.5}, "both whole, got 0.5 and 1"),
+        ({"margin": "two"}, "frame"),
+    ],
+)
+def test_a_wrong_frame_is_a_sentence(frame, message):
+    config = plain(default())
+    config["frame"] |= frame
+    with pytest.raises(ValueError, match=message):
+        experiment(config)
+
+
+# --- on disk --------------------------------------------------------------------------------------------------------
+
+
+def test_a_complete_config_says_all_of_the_search():
+    config = complete(plain(changed(transform__name="affine", search__top_k=3)))
+    assert config["search"] == dataclasses.asdict(dataclasses.replace(avae.Affine.search, top_k=3))
+    assert config["train"]["search"] == {"enabled": True} | dataclasses.asdict(train_search(avae.Affine.search))
+    assert complete(config) == config
+    unset = {name for name, value in flatten(config).items() if value is None}
+    assert unset == {"search.memory", "train.search.memory", "likelihood.scale"}  # None is a value of these
+
+
+def test_a_complete_config_describes_the_same_experiment():
+    config = changed(transform__name="rigid", search__n_rounds=1, frame__margin=1)
+    assert experiment(complete(plain(config))) == experiment(config)
+    assert experiment(json.loads(json.dumps(complete(plain(config))))) == experiment(config)
+
+
+def test_the_values_are_kept_when_the_family_s_change(monkeypatch, tmp_path):
+    checkpoint.claim(tmp_path, default())
+    monkeypatch.setattr(avae.Rotation, "search", avae.Search(n_starts=99))
+    assert checkpoint.load_experiment(tmp_path).model.search.n_starts == avae.Search().n_starts
+    assert experiment(default()).model.search.n_starts == 99
+
+
+def test_claim_writes_values(tmp_path):
+    checkpoint.claim(tmp_path, changed(search__n_starts=16))
+    config = written(tmp_path)
+    assert config["search"]["n_starts"] == 16
+    assert config["search"]["top_k"] == avae.Rotation.search.top_k
+    assert config["train"]["search"]["n_steps"] == 3
+    assert all(config["search"][name] is not None for name in SETTINGS if name != "memory")
+    assert checkpoint.load_experiment(tmp_path) == experiment(changed(search__n_starts=16))
+
+
+def old_config(*missing):
+    """A config as an older version would have written it, without the settings named."""
+    config = complete(plain(default()))
+    for name in missing:
+        *sections, last = name.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        del section[last]
+    return config
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("frame",),
+        ("frame.margin",),
+        ("search.memory", "train.search.memory", "search.n_rounds", "search.coarse"),
+        ("search",),
+        ("data.test_pose", "data.stretch"),
+        ("train.search",),
+        ("evaluation",),
+        ("transform.max_shear", "data.transform"),
+    ],
+)
+def test_older_configs_take_defaults_for_what_they_lack(missing, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(old_config(*missing)))
+    assert checkpoint.load_experiment(tmp_path) == experiment(default())
+    checkpoint.claim(tmp_path, default())  # it is the same run
+    assert written(tmp_path) == json.loads(json.dumps(complete(plain(default()))))
+
+
+def test_older_configs_keep_what_they_say():
+    config = old_config("frame", "search.memory") | {"transform": {"name": "rigid", "max_shift": 0.1}}
+    config["search"]["n_starts"] = 11
+    described = experiment(complete(config))
+    assert described.model.transform == avae.Rigid(0.1)
+    assert described.model.search.n_starts == 11
+
+
+def test_search_settings_may_change_but_those_of_training_and_the_frame_may_not(tmp_path):
+    checkpoint.claim(tmp_path, default())
+    checkpoint.claim(tmp_path, changed(search__n_starts=16))
+    assert written(tmp_path)["search"]["n_starts"] == 16
+    message = r"train.search.n_starts: 32 there, 16 here"
+    with pytest.raises(ValueError, match=message):
+        checkpoint.claim(tmp_path, changed(train__search__n_starts=16))
+    with pytest.raises(ValueError, match=r"frame.margin: 0 there, 2 here"):
+        checkpoint.claim(tmp_path, changed(frame__margin=2))
+    with pytest.raises(ValueError, match=r"transform.name: 'rotation' there, 'rigid' here"):
+        checkpoint.claim(tmp_path, changed(transform__name="rigid"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"frame": {"margn": 2}}', "config.frame: unknown setting 'margn'; did you mean 'margin'"),
+        ('{"nonsense": 2}', "config: unknown setting 'nonsense'"),
+        ('{"search": 5}', "config.search: expected a section of settings, got 5"),
+        ('{"train": {"search": []}}', r"config.train.search: expected a section of settings, got \(\)"),
+        ("[1, 2]", "config: expected a section of settings"),
+        ('{"transform": {"name": "rotations"}}', "transform.name: .*did you mean 'rotation'"),
+    ],
+)
+def test_a_damaged_config_is_a_sentence(content, message, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_experiment(tmp_path)

@@ -1,0 +1,120 @@
+"""Which search settings hold: those given, else the model's, else the family's."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import avae
+from avae.transforms import FAMILIES
+
+OWN = avae.Search(n_starts=5, top_k=2, n_local=0, n_steps=1)
+OTHER = avae.Search(n_starts=6, top_k=3, n_local=0, n_steps=0)
+
+
+def starts_of(params, images, **options):
+    """How many starts `align` scores, from shapes alone."""
+    found = jax.eval_shape(lambda x: avae.align(params, x, **options), images)
+    return found.info.start_losses.shape[1]
+
+
+@pytest.fixture
+def unset(params):
+    return params.replace(model=dataclasses.replace(params.model, search=None))
+
+
+@pytest.fixture
+def own(params):
+    return params.replace(model=dataclasses.replace(params.model, search=OWN))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_settings_that_suit_it(name):
+    family = FAMILIES[name]()
+    assert isinstance(family.search, avae.Search)
+    assert "search" not in {field.name for field in dataclasses.fields(family)}  # of the family, not of the pose
+    if family.dof == 0:
+        assert (family.search.n_starts, family.search.n_steps) == (len(family.lattice), 0)
+    else:
+        assert family.search.n_steps > 0
+    if family.dim == 2:
+        assert avae.Model(transform=family).settings() == family.search
+
+
+def test_larger_families_have_more_starts():
+    planar = [FAMILIES[name].search.n_starts for name in ("rotation", "rigid", "similarity", "affine")]
+    spatial = [FAMILIES[name].search.n_starts for name in ("cube_rotations", "rotation3d", "rigid3d", "similarity3d")]
+    assert planar == sorted(set(planar))
+    assert spatial == sorted(set(spatial))
+
+
+def test_the_order_of_settings(unset, own):
+    rotation, rigid = avae.Rotation(), avae.Rigid()
+    assert unset.model.transform == rotation
+    assert unset.model.settings() == rotation.search
+    assert unset.model.settings(transform=rigid) == rigid.search
+    assert unset.model.settings(OTHER) == OTHER
+    assert own.model.settings() == OWN
+    assert own.model.settings(transform=rotation) == OWN
+    assert own.model.settings(transform=rigid) == rigid.search  # the model's own were meant for its own family
+    assert own.model.settings(OTHER, rigid) == OTHER
+    assert rigid.search != rotation.search
+
+
+def test_align_follows_that_order(unset, own, images):
+    assert starts_of(unset, images) == avae.Rotation.search.n_starts
+    assert starts_of(own, images) == 5
+    assert starts_of(own, images, search=OTHER) == 6
+    assert starts_of(own, images, transform=avae.Rigid()) == avae.Rigid.search.n_starts
+    assert starts_of(own, images, transform=avae.Rigid(), search=OTHER) == 6
+    assert starts_of(own, images, transform=avae.QuarterTurns()) == 4
+
+
+def test_search_takes_those_of_the_family_or_the_papers(images):
+    composite = avae.CompositeLoss(
+        predict=lambda x, alpha: alpha, score=lambda x, u: (u**2).sum(), curvature=lambda x, u: 2 + 0 * u
+    )
+    plain = lambda x, alpha: (alpha**2).sum()  # noqa: E731
+    count = lambda loss, family: jax.eval_shape(  # noqa: E731
+        lambda x: avae.search(loss, x, family).info.kept, images
+    ).shape[1]
+    assert count(composite, avae.Rigid()) == avae.Rigid.search.top_k == 4
+    assert count(plain, avae.Rigid()) == avae.PAPER.top_k == 8
+
+
+def test_a_family_of_one_s_own_brings_its_settings(images):
+    @dataclasses.dataclass(frozen=True)
+    class Turns(avae.Rotation):
+        search = dataclasses.replace(OWN, n_starts=7)
+
+    assert avae.Model(transform=Turns()).settings().n_starts == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"starts": "random"}, r"starts of \('stratified', 'lattice'\), got 'random'"),
+        ({"coarse": 0}, "coarse >= 1, got 0"),
+        ({"n_rounds": -1}, "n_rounds >= 0, got -1"),
+        ({"memory": 0}, "memory in bytes, at least 1, or None, got 0"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        avae.Search(**settings)
+
+
+def test_settings_are_static():
+    assert hash(OWN) == hash(dataclasses.replace(OWN))
+    assert dataclasses.replace(OWN) == OWN != OTHER
+    traced = []
+
+    def double(x, settings):
+        traced.append(settings)
+        return 2 * x
+
+    jitted = jax.jit(double, static_argnames="settings")
+    for settings in (OWN, dataclasses.replace(OWN), OTHER):
+        jitted(np.ones(2), settings)
+    assert traced == [OWN, OTHER]
