@@ -4,8 +4,9 @@
     python train.py --config=configs/rot_voxels.py --config.data.name=path/to/ModelNet10  # meshes of your own
 
 `--config.data.transform.name=rotation3d --config.transform.name=rotation3d` turns and searches by any rotation instead.
-A new rotation, and new proportions (`data.stretch`), are drawn each time an object is seen, for both networks: the plain
-VAE is trained on augmented data.
+
+A new rotation, and new proportions (`data.stretch`), are drawn each time an object is seen, for both networks: the
+plain VAE is trained on augmented data.
 """
 
 from ml_collections import ConfigDict
