@@ -246,7 +246,7 @@ def _align(params: Params, x: Array, key: Array | None, settings: Search, transf
             matrix=matrix,
             loss=found.loss,
             std=std,
-            canonical=params.model.to_canonical(x, matrix),
+            canonical=params.model.to_canonical(x, transform, found.alpha),
             reconstruction=prediction.mean,
             latent=prediction.mu,
             info=found.info,

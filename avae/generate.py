@@ -86,6 +86,6 @@ def _pose(means: Array, keys: Array, model: Model) -> Array:
     out = (model.image_shape or means.shape[1:])[:-1]
 
     def pose(mean: Array, key: Array) -> Array:
-        return model.from_canonical(mean, model.transform.inverse(model.transform.sample(key)), out)
+        return model.from_canonical(mean, model.transform, model.transform.sample(key), out)
 
     return jax.vmap(pose)(means, keys)

@@ -95,15 +95,25 @@ class Model:
         shape = getattr(self.networks, "image_shape", None)
         return self.frame.image_shape(tuple(shape)) if shape else None
 
-    def to_canonical(self, x: Array, matrix: Array) -> Array:
-        """One image [*space, C], at any resolution, in the canonical frame: tau_alpha x for the `matrix` of alpha."""
-        if self.image_shape is None:
-            return warp_one(x, matrix)
-        return warp_one(x, matrix.at[:, :-1].multiply(self._extent), self.networks.image_shape[:-1])
+    def to_canonical(self, x: Array, transform: Transform, alpha: Array) -> Array:
+        """tau_alpha x: one image [*space, C], at any resolution, in the canonical frame."""
+        pull, out = transform.matrix(alpha), self._space(x)
+        pull = pull.at[:, :-1].multiply(self._extent)
+        return warp_one(x, pull, out, on_grid=transform.on_grid and self._aligned(x.shape[:-1], out))
 
-    def from_canonical(self, y: Array, inverse: Array, out: tuple[int, ...]) -> Array:
-        """Back to the image: tau_alpha^-1 y for `inverse`, the matrix of alpha's inverse; `out` is its space."""
-        return warp_one(y, inverse / self._extent, out)
+    def from_canonical(self, y: Array, transform: Transform, alpha: Array, out: tuple[int, ...]) -> Array:
+        """tau_alpha^-1 y: one picture of the canonical frame [*space, C] in the frame of the image, of shape `out`."""
+        pull = transform.inverse(alpha) / self._extent
+        return warp_one(y, pull, out, on_grid=transform.on_grid and self._aligned(out, y.shape[:-1]))
+
+    def _space(self, x: Array) -> tuple[int, ...]:
+        """The canonical frame's shape, by default that of the image at hand."""
+        return tuple(getattr(self.networks, "image_shape", x.shape)[:-1])
+
+    def _aligned(self, image: tuple[int, ...], canonical: tuple[int, ...]) -> bool:
+        """Whether the two frames have pixels of one size, and quarter turns of each take pixels to pixels."""
+        margins = {side - 2 * self.frame.margin for side in canonical}
+        return margins == set(image) and len({side % 2 for side in image}) == 1 and self.frame.resolution == 1
 
     def settings(self, search: Search | None = None, transform: Transform | None = None) -> Search:
         """The search settings that hold: those given, else the model's, else those of the family.

@@ -91,10 +91,10 @@ def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | Non
 def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None) -> Prediction:
     """tau_alpha x -> q(z) -> dec(z) -> tau_alpha^-1 dec(z), for one example."""
     model, weights = params.model, params.weights
-    canonical = model.to_canonical(x, transform.matrix(alpha))
+    canonical = model.to_canonical(x, transform, alpha)
     posterior = model.encode(weights, canonical)
     decoded = model.decode(weights, latent(posterior, key))
-    return Prediction(model.from_canonical(decoded, transform.inverse(alpha), x.shape[:-1]), *posterior)
+    return Prediction(model.from_canonical(decoded, transform, alpha, x.shape[:-1]), *posterior)
 
 
 def score(params: Params, x: Array, prediction: Prediction) -> Terms:

@@ -66,15 +66,17 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
     return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
 
 
-def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None) -> Array:
+def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None, *, on_grid: bool = False) -> Array:
     """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`.
 
     The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
+    `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
     """
     *space, channels = x.shape
     strides = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
+    neighbours = _nearest if on_grid else _corners
     axes = [
-        _corners(position, size, stride)
+        neighbours(position, size, stride)
         for position, size, stride in zip(_positions(matrix, space, out or space), space, strides, strict=True)
     ]
     pixels = x.reshape(-1, channels)
@@ -141,7 +143,10 @@ def _positions(matrix: Array, space: Sequence[int], out: Sequence[int]) -> list[
     return positions[::-1]
 
 
-def _corners(position: Array, size: int, stride: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+Corner = tuple[Array, Array]  # flat index, weight
+
+
+def _corners(position: Array, size: int, stride: int) -> tuple[Corner, ...]:
     """The two neighbours along one axis: (flat index, weight) each, with weight zero outside the frame.
 
     The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
@@ -150,9 +155,15 @@ def _corners(position: Array, size: int, stride: int) -> tuple[tuple[Array, Arra
     low = jnp.floor(position)
     f = position - low
     low = jnp.clip(low, -2, size).astype(jnp.int32)
+    return _corner(low, 1 - f, size, stride), _corner(low + 1, f, size, stride)
 
-    def corner(i: Array, weight: Array) -> tuple[Array, Array]:
-        inside = (i >= 0) & (i < size)
-        return jnp.clip(i, 0, size - 1) * stride, weight * inside.astype(weight.dtype)  # a product keeps NaN visible
 
-    return corner(low, 1 - f), corner(low + 1, f)
+def _nearest(position: Array, size: int, stride: int) -> tuple[Corner, ...]:
+    """The nearest pixel along one axis, with weight one inside the frame."""
+    nearest = jnp.clip(jnp.round(position), -1, size).astype(jnp.int32)
+    return (_corner(nearest, jnp.ones_like(position), size, stride),)
+
+
+def _corner(i: Array, weight: Array, size: int, stride: int) -> Corner:
+    inside = (i >= 0) & (i < size)
+    return jnp.clip(i, 0, size - 1) * stride, weight * inside.astype(weight.dtype)  # a product keeps NaN visible

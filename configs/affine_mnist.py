@@ -1,7 +1,9 @@
 r"""Digits at random affine poses: any rotation, two scales, shear and shift; an AVAE that searches all of them.
 
     python train.py --config=configs/affine_mnist.py
-    python train.py --config=configs/affine_mnist.py --config.data.transform.max_shear=1.43 --config.transform.max_shear=1.43
+
+Ranges: `--config.data.transform.max_shear=1.43 --config.transform.max_shear=1.43` for shears of up to 55 degrees, as in
+the paper, and so on; similarities: `--config.data.transform.name=similarity --config.transform.name=similarity`.
 
 The paper's protocol, a plain VAE trained on upright digits that meets affine ones in the test alone:
 

@@ -25,10 +25,12 @@ class Transform:
       dim: spatial dimension of the data, 2 or 3.
       search: the settings with which the family is searched unless others are given; by measurement, see
         docs/transforms.md.
+      on_grid: whether every pose takes pixels to pixels (quarter turns do), so that nothing is interpolated.
     """
 
     dim: ClassVar[int]
     search: ClassVar[Search] = Search()
+    on_grid: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a range that is empty, or that no pose of real data needs."""

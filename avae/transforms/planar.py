@@ -17,6 +17,7 @@ class QuarterTurns(Transform):
     """The four rotations by multiples of 90 degrees: alpha = [number of quarter turns]."""
 
     dim: ClassVar[int] = 2
+    on_grid: ClassVar[bool] = True
     search: ClassVar[Search] = Search(n_starts=4, top_k=1, n_local=0, n_steps=0)
 
     @property

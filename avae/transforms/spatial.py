@@ -20,6 +20,7 @@ class CubeRotations(Transform):
     """The 24 rotations of the cube onto itself: alpha = [number]."""
 
     dim: ClassVar[int] = 3
+    on_grid: ClassVar[bool] = True
     search: ClassVar[Search] = Search(n_starts=24, top_k=1, n_local=0, n_steps=0, chunk=24)
 
     @property
