@@ -1,0 +1,65 @@
+"""Every file in configs/ describes an experiment; volumes and affine poses run from end to end, in short form."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from test_train import ROOT
+
+import avae
+import train
+from avae.config import experiment
+
+SHORT = {
+    "data.n_train": 8,
+    "data.n_test": 4,
+    "model.hidden": (8,),
+    "train.epochs": 1,
+    "train.batch_size": 4,
+    "train.search.n_starts": 8,
+    "train.search.top_k": 2,
+    "evaluation.baseline_epochs": 1,
+    "evaluation.draws": 1,
+    "evaluation.n_exhaustive": 2,
+    "evaluation.n_angles": 8,
+    "evaluation.n_curve": 2,
+    "evaluation.curve_step": 180,
+}
+
+
+def config_of(name, **changes):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_is_an_experiment(path):
+    described = experiment(config_of(path.stem))
+    assert described.model.transform.dim == described.data.transform.dim
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("rot_voxels", {}),
+        ("rot_voxels", {f"{owner}.name": "rotation3d" for owner in ("transform", "data.transform")}),
+        ("affine_mnist", {"search.n_starts": 16, "search.n_steps": 2}),
+    ],
+    ids=["cube_rotations", "rotation3d", "affine"],
+)
+def test_short_runs_end_in_a_report(tmp_path, name, changes):
+    train.run(config_of(name, **SHORT, **changes), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for way in ("search", "no_search"):
+        assert np.isfinite([value["mean"] for value in results["loss"]["avae"][way].values()]).all()
+    assert (
+        results["loss"]["avae"]["search"]["at_mean"]["mean"] <= results["loss"]["avae"]["no_search"]["at_mean"]["mean"]
+    )
+    assert (tmp_path / "figures" / "slices.png").exists() == (name == "rot_voxels")
+    assert avae.load(tmp_path).model.transform.dim == (3 if name == "rot_voxels" else 2)
