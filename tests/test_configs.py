@@ -47,19 +47,18 @@ def test_every_config_is_an_experiment(path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("rot_voxels", {}),
         ("rot_voxels", {f"{owner}.name": "rotation3d" for owner in ("transform", "data.transform")}),
-        ("affine_mnist", {"search.n_starts": 16, "search.n_steps": 2}),
+        pytest.param("rot_voxels", {}, marks=pytest.mark.slow),
+        pytest.param("affine_mnist", {"search.n_starts": 16, "search.n_steps": 2}, marks=pytest.mark.slow),
     ],
-    ids=["cube_rotations", "rotation3d", "affine"],
+    ids=["rotation3d", "cube_rotations", "affine"],
 )
 def test_short_runs_end_in_a_report(tmp_path, name, changes):
     train.run(config_of(name, **SHORT, **changes), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     for way in ("search", "no_search"):
         assert np.isfinite([value["mean"] for value in results["loss"]["avae"][way].values()]).all()
-    assert (
-        results["loss"]["avae"]["search"]["at_mean"]["mean"] <= results["loss"]["avae"]["no_search"]["at_mean"]["mean"]
-    )
+    searched, plain = (results["loss"]["avae"][way]["at_mean"]["mean"] for way in ("search", "no_search"))
+    assert searched <= plain * (1 + 1e-5)  # the two are summed in another order
     assert (tmp_path / "figures" / "slices.png").exists() == (name == "rot_voxels")
     assert avae.load(tmp_path).model.transform.dim == (3 if name == "rot_voxels" else 2)
