@@ -1,5 +1,6 @@
 """What bounds and posteriors are made of: weighted draws of pose and latent for one example, and their sums."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -87,13 +88,22 @@ class Problem(NamedTuple):
 
 
 def weighted_poses(problem: Problem, modes: Modes, key: Array) -> tuple[Array, Array, Array]:
-    """Poses [n_samples, size] from the proposal of B4, their log weights, and log densities under it [n_samples]."""
-    family = problem.transform
-    q = around_modes(modes, PRIOR, family)
-    pose_keys, latent_keys = jax.random.split(key, (2, problem.n_samples))
-    poses = jax.vmap(lambda key: draw(q, family, key))(pose_keys)
-    density = jax.vmap(lambda alpha: log_density(q, family, alpha))(poses)
-    evidence = lax.map(lambda pair: problem.log_weight(*pair), (poses, latent_keys), batch_size=CHUNK)
+    """Poses [M, size] from the proposal of B4, their log weights, and log densities under it, both [M].
+
+    M is `n_samples`; the elements of a finite family are drawn equally often instead, each at least once.
+    """
+    family, n = problem.transform, problem.n_samples
+    pose_key, latent_key = jax.random.split(key)
+    if family.dof == 0:
+        count = len(family.lattice)
+        poses = jnp.tile(family.lattice, (math.ceil(n / count), 1))
+        density = jnp.full(len(poses), -math.log(count))
+    else:
+        q = around_modes(modes, PRIOR, family)
+        poses = jax.vmap(lambda key: draw(q, family, key))(jax.random.split(pose_key, n))
+        density = jax.vmap(lambda alpha: log_density(q, family, alpha))(poses)
+    keys = jax.random.split(latent_key, len(poses))
+    evidence = lax.map(lambda pair: problem.log_weight(*pair), (poses, keys), batch_size=CHUNK)
     return poses, evidence + jax.vmap(family.log_prior)(poses) - density, density
 
 

@@ -71,7 +71,8 @@ def find_modes(
         alpha, loss, _ = refine(loss_fn, x, around, transform, settings)
         return alpha, comparable(loss), laplace(loss_fn, x, alpha, transform)
 
-    found = lax.map(improve, starts[kept], batch_size=settings.chunk)
+    chunk = settings.chunk if transform.dof else None  # batches of empty covariances cannot be split
+    found = lax.map(improve, starts[kept], batch_size=chunk)
     order = jnp.argsort(found[1])
     alpha, loss, covariance = (part[order] for part in found)
     return Modes(alpha, loss, covariance, distinct_modes(alpha, covariance, transform))
