@@ -79,20 +79,22 @@ def find_modes(
 
 
 def spaced(scores: Array, starts: Array, transform: Transform, n: int) -> Array:
-    """Indices [n] of good starts that lie apart: the best one, the best beyond its neighbours, and so on."""
+    """Indices [n] of good starts that lie apart: those better than their neighbours first, then the best left."""
     apart = jnp.minimum(APART * transform.cell(len(starts)), transform.cell(1) / 2)
 
-    def near(pose: Array) -> Array:
-        def close(other: Array) -> Array:
-            return transform.connected(pose, other) & jnp.all(jnp.abs(transform.step(pose, other)) < apart)
+    def close(a: Array, b: Array) -> Array:
+        return transform.connected(a, b) & jnp.all(jnp.abs(transform.step(a, b)) < apart)
 
-        return jax.vmap(close)(starts)
+    near = jax.vmap(lambda a: jax.vmap(lambda b: close(a, b))(starts))(starts)  # [n_starts, n_starts], for all images
+    finite = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+    last = jnp.max(finite) - jnp.min(scores) + 1.0
+    slope = scores > jnp.min(jnp.where(near, scores[None], jnp.inf), axis=1)
 
     def pick(left: Array, _: None) -> tuple[Array, Array]:
         best = jnp.argmin(left)
-        return jnp.where(near(starts[best]), jnp.inf, left), best
+        return jnp.where(near[best], jnp.inf, left), best
 
-    return lax.scan(pick, scores, length=n)[1]
+    return lax.scan(pick, scores + jnp.where(slope, last, 0.0), length=n)[1]
 
 
 def laplace(loss_fn: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Array:
@@ -168,12 +170,16 @@ def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
     last = len(mixture.centre)
     u = jax.random.uniform(walk, (transform.dof,), minval=1e-7, maxval=1 - 1e-7)
     centre, regression, scale = (part[jnp.minimum(k, last - 1)] for part in mixture[:3])
-    step = jnp.zeros(transform.dof)
-    for i in range(transform.dof):
+
+    def entry(i: Array, step: Array) -> Array:
         mean, width, low, high = (part[i] for part in _conditionals(regression, scale, centre, step, transform))
         below, above = ndtr((low - mean) / width), ndtr((high - mean) / width)
-        entry = mean + width * ndtri(below + u[i] * (above - below))
-        step = step.at[i].set(jnp.clip(entry, low, high))
+        drawn = mean + width * ndtri(below + u[i] * (above - below))
+        return step.at[i].set(jnp.clip(drawn, low, high))
+
+    step = jnp.zeros(transform.dof)
+    if transform.dof:  # not unrolled: XLA would repeat every entry in all that follow it, and compile for minutes
+        step = lax.fori_loop(0, transform.dof, entry, step)
     near = transform.project(transform.retract(centre, step))
     return jnp.where(k == last, transform.sample(anywhere), near)
 
