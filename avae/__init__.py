@@ -3,6 +3,7 @@
 from avae.align import Alignment as Alignment
 from avae.align import align as align
 from avae.align import search as search
+from avae.bounds import log_likelihood as log_likelihood
 from avae.checkpoint import load as load
 from avae.generate import decode as decode
 from avae.generate import encode as encode
@@ -12,6 +13,7 @@ from avae.model import Model as Model
 from avae.model import Params as Params
 from avae.model import init as init
 from avae.objective import objective as objective
+from avae.posterior import pose_posterior as pose_posterior
 from avae.settings import PAPER as PAPER
 from avae.settings import Search as Search
 from avae.solvers import CompositeLoss as CompositeLoss

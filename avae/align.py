@@ -163,7 +163,7 @@ def search_batch(
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
     """Starts -> scores -> top k -> look around -> refine -> best, for one example."""
     scores = score_starts(loss_fn, x, starts, settings)
-    _, kept = lax.top_k(-_comparable(scores), min(settings.top_k, len(starts)))
+    _, kept = lax.top_k(-comparable(scores), min(settings.top_k, len(starts)))
     if settings.coarse > 1:  # the low resolution may have left out the identity, and says nothing of the full loss
         candidates = jnp.append(kept, 0)
         full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[candidates])
@@ -178,7 +178,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
         return refine(loss_fn, x, start, transform, settings)
 
     refined = lax.map(lambda start: improve(*start), (starts[kept], full), batch_size=settings.chunk)
-    best = jnp.argmin(_comparable(refined.loss))
+    best = jnp.argmin(comparable(refined.loss))
 
     alpha, loss = refined.alpha[best], refined.loss[best]
     info = Info(scores, kept, identity_loss, refined.accepted[best], jnp.isfinite(loss))
@@ -207,7 +207,7 @@ def look_around(
         around = jax.vmap(lambda step, start=start: transform.project(transform.retract(start, step)))(steps)
         poses = jnp.concatenate([start[None], around])
         scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
-        best = jnp.argmin(_comparable(scores))
+        best = jnp.argmin(comparable(scores))
         start, score = poses[best], scores[best]
     return start
 
@@ -221,7 +221,7 @@ def standard_deviation(precision: Array) -> Array:
     return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
 
 
-def _comparable(losses: Array) -> Array:
+def comparable(losses: Array) -> Array:
     """Losses with infinity for whatever is not finite, so that it never wins."""
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 

@@ -85,6 +85,25 @@ class Factor:
         """A tangent vector whose norm is the geodesic distance of a and b."""
         return a - b
 
+    def step(self, a: Array, b: Array) -> Array:
+        """The tangent step [dof] that leads from a to b: the inverse of `retract`."""
+        return b - a
+
+    def connected(self, a: Array, b: Array) -> Array:
+        """Whether any step leads from a to b."""
+        return jnp.array(True)
+
+    def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
+        """Bounds [dof] of each entry of a step from alpha, which may depend on the entries before it.
+
+        The steps within them lead to every pose that is connected with alpha, almost all of them once.
+        """
+        return jnp.full(self.dof, -jnp.inf), jnp.full(self.dof, jnp.inf)
+
+    def log_measure(self, step: Array) -> Array:
+        """Log of the volume that a unit of tangent volume covers at the end of `step`; 0 where space is flat."""
+        return jnp.zeros(())
+
     def relative(self, points: Array) -> Array:
         """Points [n, size] moved together so that the first is the identity; most place it there anyhow."""
         return points
@@ -122,6 +141,14 @@ class Circle(Factor):
     def difference(self, a: Array, b: Array) -> Array:
         """The smaller angle between them, signed."""
         return self.project(a - b)
+
+    def step(self, a: Array, b: Array) -> Array:
+        """The shorter way."""
+        return self.project(b - a)
+
+    def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
+        """Half a turn either way."""
+        return jnp.full(1, -math.pi), jnp.full(1, math.pi)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +188,10 @@ class Box(Factor):
     def inside(self, alpha: Array) -> Array:
         """Within the box, up to rounding."""
         return jnp.all(jnp.abs(alpha) <= self.extent * (1 + 1e-6))
+
+    def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
+        """From one side to the other."""
+        return -self.extent - alpha, self.extent - alpha
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +243,20 @@ class Rotations(Factor):
         angle = 2 * jnp.arctan2(sine, q[0])
         return q[1:] * jnp.where(sine > 1e-12, angle / jnp.maximum(sine, 1e-12), 2.0)
 
+    def step(self, a: Array, b: Array) -> Array:
+        """The rotation vector of a^-1 b."""
+        return self.difference(a, b)
+
+    def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
+        """The ball of radius pi, an interval at a time: beyond it rotations come again."""
+        before = jnp.cumsum(step**2) - step**2
+        half = jnp.sqrt(jnp.maximum(math.pi**2 - before, 0.0))
+        return -half, half
+
+    def log_measure(self, step: Array) -> Array:
+        """Of Haar measure: (sin(t/2) / (t/2))^2 for a rotation vector of length t; docs/theory.md, equation (13)."""
+        return 2 * jnp.log(jnp.sinc(jnp.linalg.norm(step) / (2 * math.pi)))
+
     def relative(self, points: Array) -> Array:
         """Each point times the inverse of the first: a set keeps its distances under a rotation of all of it."""
         return jax.vmap(lambda point: self.project(multiply(point, conjugate(points[0]))))(points)
@@ -261,6 +306,14 @@ class Elements(Factor):
     def difference(self, a: Array, b: Array) -> Array:
         """Zero or one: families that know better override `distance`."""
         return (a != b).astype(a.dtype)
+
+    def step(self, a: Array, b: Array) -> Array:
+        """None to take."""
+        return jnp.zeros(0, a.dtype)
+
+    def connected(self, a: Array, b: Array) -> Array:
+        """Only with itself."""
+        return jnp.all(a == b)
 
 
 def exponential(step: Array) -> Array:

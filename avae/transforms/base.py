@@ -116,9 +116,28 @@ class Transform:
 
     def retract(self, alpha: Array, step: Array) -> Array:
         """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`."""
-        steps = jnp.split(step, np.cumsum([factor.dof for factor in self.factors])[:-1])
-        moved = [factor.retract(part, step) for (factor, part), step in zip(self._parts(alpha), steps, strict=True)]
+        moved = [factor.retract(part, move) for factor, part, move in self._moves(alpha, step)]
         return jnp.concatenate(moved)
+
+    def step(self, a: Array, b: Array) -> Array:
+        """The tangent step [dof] from a to b [size]: the inverse of `retract`, the shorter way round."""
+        pairs = zip(self._parts(a), self._parts(b), strict=True)
+        return jnp.concatenate([factor.step(part, other) for (factor, part), (_, other) in pairs])
+
+    def connected(self, a: Array, b: Array) -> Array:
+        """Whether any step leads from a to b: not between elements of a finite set."""
+        pairs = zip(self._parts(a), self._parts(b), strict=True)
+        return jnp.stack([factor.connected(part, other) for (factor, part), (_, other) in pairs]).all()
+
+    def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
+        """Bounds, low and high [dof], of each entry of a step from `alpha`, given the entries of `step` before it."""
+        ends = [factor.reach(part, move) for factor, part, move in self._moves(alpha, step)]
+        return jnp.concatenate([low for low, _ in ends]), jnp.concatenate([high for _, high in ends])
+
+    def log_measure(self, step: Array) -> Array:
+        """Log of the prior's volume per unit of tangent volume at the end of `step` [dof]."""
+        moves = self._moves(self.identity, step)
+        return jnp.sum(jnp.stack([factor.log_measure(move) for factor, _, move in moves]))
 
     def project(self, alpha: Array) -> Array:
         """Brings a moved pose back to its canonical representative, and into the prior's support."""
@@ -145,6 +164,11 @@ class Transform:
         return [
             (factor, alpha[end - factor.size : end]) for factor, end in zip(self.factors, ends.tolist(), strict=True)
         ]
+
+    def _moves(self, alpha: Array, step: Array) -> list[tuple[Any, Array, Array]]:
+        """Each factor with its entries of `alpha` and of the tangent step."""
+        steps = jnp.split(step, np.cumsum([factor.dof for factor in self.factors])[:-1])
+        return [(factor, part, move) for (factor, part), move in zip(self._parts(alpha), steps, strict=True)]
 
     def _place(self, u: Array) -> Array:
         ends = np.cumsum([factor.coordinates for factor in self.factors]).tolist()

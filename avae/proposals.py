@@ -1,0 +1,216 @@
+"""Where the pose of one example may be: the refined modes of J, and a mixture around them to draw poses from.
+
+Every density here is with respect to the prior's volume, in tangent units, as `Transform.log_prior` is.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.special import ndtr, ndtri
+
+from avae.align import comparable, look_around, score_starts
+from avae.settings import Search
+from avae.solvers import CompositeLoss, linearise, refine
+from avae.transforms import Transform
+
+APART = 2.5  # kept starts lie so many half-widths of their cells apart
+DISTINCT = 2.0  # a mode nearer than so many standard deviations to a better one is the same
+WIDER = 1.3  # a proposal's standard deviations over those of the curvature: tails too long cost less than too short
+SHARED = 0.3  # of the weight of all modes is shared out evenly: their heights are only estimates
+FLOOR = 1e-4  # least standard deviation of a proposal, in half-widths of the family
+
+
+class Modes(NamedTuple):
+    """The best refined poses of one example, best first.
+
+    Attributes:
+      alpha: poses [K, size].
+      loss: J there, z at the posterior mean, in nats [K].
+      covariance: of a normal law in the tangent space of each, from the curvature of J [K, dof, dof].
+      distinct: false for a mode that was found before [K].
+    """
+
+    alpha: Array
+    loss: Array
+    covariance: Array
+    distinct: Array
+
+
+class Mixture(NamedTuple):
+    """Truncated normals in the tangent spaces of K poses, and the prior as the last component.
+
+    Entry i of a step v from a centre has, given those before it, a normal law with mean `regression[i] @ v` and
+    standard deviation `scale[i]`, cut to what the family reaches. So draws stay in the family, and the density is
+    exact: the law of a normal vector, taken an entry at a time (docs/theory.md, equation (12)).
+
+    Attributes:
+      centre: poses [K, size].
+      regression: strictly lower triangular [K, dof, dof].
+      scale: standard deviations [K, dof].
+      log_weight: of each component, the prior last [K + 1].
+    """
+
+    centre: Array
+    regression: Array
+    scale: Array
+    log_weight: Array
+
+
+def find_modes(
+    loss_fn: CompositeLoss, x: Any, starts: Array, transform: Transform, settings: Search, n_modes: int
+) -> Modes:
+    """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same."""
+    scores = comparable(score_starts(loss_fn, x, starts, settings))
+    kept = spaced(scores, starts, transform, n_modes)
+
+    def improve(start: Array) -> tuple[Array, Array, Array]:
+        around = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, len(starts))
+        alpha, loss, _ = refine(loss_fn, x, around, transform, settings)
+        return alpha, comparable(loss), laplace(loss_fn, x, alpha, transform)
+
+    chunk = settings.chunk if transform.dof else None  # batches of empty covariances cannot be split
+    found = lax.map(improve, starts[kept], batch_size=chunk)
+    order = jnp.argsort(found[1])
+    alpha, loss, covariance = (part[order] for part in found)
+    return Modes(alpha, loss, covariance, distinct_modes(alpha, covariance, transform))
+
+
+def spaced(scores: Array, starts: Array, transform: Transform, n: int) -> Array:
+    """Indices [n] of good starts that lie apart: those better than their neighbours first, then the best left."""
+    apart = jnp.minimum(APART * transform.cell(len(starts)), transform.cell(1) / 2)
+
+    def close(a: Array, b: Array) -> Array:
+        return transform.connected(a, b) & jnp.all(jnp.abs(transform.step(a, b)) < apart)
+
+    near = jax.vmap(lambda a: jax.vmap(lambda b: close(a, b))(starts))(starts)  # [n_starts, n_starts], for all images
+    finite = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+    last = jnp.max(finite) - jnp.min(scores) + 1.0
+    slope = scores > jnp.min(jnp.where(near, scores[None], jnp.inf), axis=1)
+
+    def pick(left: Array, _: None) -> tuple[Array, Array]:
+        best = jnp.argmin(left)
+        return jnp.where(near[best], jnp.inf, left), best
+
+    return lax.scan(pick, scores + jnp.where(slope, last, 0.0), length=n)[1]
+
+
+def laplace(loss_fn: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Array:
+    """Covariance [dof, dof] of the pose at a mode: the inverse of J's curvature, no wider than the family."""
+    if transform.dof == 0:
+        return jnp.zeros((0, 0))
+    extent = transform.cell(1)
+    hessian = linearise(loss_fn, x, alpha, transform).hessian * (extent[:, None] * extent[None])
+    hessian = jnp.where(jnp.isfinite(hessian).all(), hessian, 0.0)
+    ridge = 1 + 1e-5 * jnp.max(jnp.diag(hessian))
+    return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof)) * (extent[:, None] * extent[None])
+
+
+def distinct_modes(alpha: Array, covariance: Array, transform: Transform) -> Array:
+    """Which poses [K, size], best first, lie further than `DISTINCT` standard deviations from all better ones [K]."""
+    regression, scale = jax.vmap(lambda matrix: factorise(matrix, transform))(covariance)
+
+    def same(i: Array, j: Array) -> Array:
+        step = transform.step(alpha[i], alpha[j])
+        length = jnp.linalg.norm((step - regression[i] @ step) / scale[i])
+        return transform.connected(alpha[i], alpha[j]) & (length < DISTINCT)
+
+    n = jnp.arange(len(alpha))
+    matrix = jax.vmap(lambda j: jax.vmap(lambda i: same(i, j) & (i < j))(n))(n)
+    return ~matrix.any(axis=1)
+
+
+def factorise(covariance: Array, transform: Transform) -> tuple[Array, Array]:
+    """Regression [dof, dof] of each entry on those before it, and what is left of its standard deviation [dof]."""
+    dof = transform.dof
+    if dof == 0:
+        return jnp.zeros((0, 0)), jnp.zeros(0)
+    extent = transform.cell(1)
+    lower = jnp.linalg.cholesky(covariance / (extent[:, None] * extent[None]) + FLOOR**2 * jnp.eye(dof))
+    lower = jnp.where(jnp.isfinite(lower).all(), lower, jnp.eye(dof))
+    scale = jnp.diag(lower)
+    inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(dof), lower=True)
+    regression = jnp.tril(jnp.eye(dof) - scale[:, None] * inverse, -1)
+    return regression * (extent[:, None] / extent[None]), scale * extent
+
+
+def mixture(
+    centre: Array, covariance: Array, log_weight: Array, prior: float, transform: Transform, wider: float = 1.0
+) -> Mixture:
+    """The mixture with components at `centre` [K, size], whose weights exp(log_weight) [K] need not sum to one.
+
+    Args:
+      centre: poses [K, size].
+      covariance: in the tangent space of each [K, dof, dof].
+      log_weight: of each [K]; -inf for one that is not to be used.
+      prior: weight of the prior, in [0, 1].
+      transform: the family.
+      wider: factor on all standard deviations.
+    """
+    regression, scale = jax.vmap(lambda matrix: factorise(matrix, transform))(covariance)
+    modes = jax.nn.log_softmax(log_weight) + math.log1p(-prior) if prior < 1 else jnp.full_like(log_weight, -jnp.inf)
+    last = jnp.full(1, math.log(prior) if prior > 0 else -jnp.inf)
+    return Mixture(centre, regression, scale * wider, jnp.concatenate([modes, last]))
+
+
+def around_modes(modes: Modes, prior: float, transform: Transform) -> Mixture:
+    """The proposal of B4: a wider normal at each distinct mode, weighted by its Laplace mass, and the prior."""
+    _, scale = jax.vmap(lambda matrix: factorise(matrix, transform))(modes.covariance)
+    mass = jnp.where(modes.distinct, -modes.loss + jnp.log(scale).sum(axis=1), -jnp.inf)
+    share = (1 - SHARED) * jax.nn.softmax(mass) + SHARED * modes.distinct / modes.distinct.sum()
+    return mixture(modes.alpha, modes.covariance, jnp.log(share), prior, transform, WIDER)
+
+
+def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
+    """One pose [size] from the mixture."""
+    which, walk, anywhere = jax.random.split(key, 3)
+    k = jax.random.categorical(which, mixture.log_weight)
+    last = len(mixture.centre)
+    u = jax.random.uniform(walk, (transform.dof,), minval=1e-7, maxval=1 - 1e-7)
+    centre, regression, scale = (part[jnp.minimum(k, last - 1)] for part in mixture[:3])
+
+    def entry(i: Array, step: Array) -> Array:
+        mean, width, low, high = (part[i] for part in _conditionals(regression, scale, centre, step, transform))
+        below, above = ndtr((low - mean) / width), ndtr((high - mean) / width)
+        drawn = mean + width * ndtri(below + u[i] * (above - below))
+        return step.at[i].set(jnp.clip(drawn, low, high))
+
+    step = jnp.zeros(transform.dof)
+    if transform.dof:  # not unrolled: XLA would repeat every entry in all that follow it, and compile for minutes
+        step = lax.fori_loop(0, transform.dof, entry, step)
+    near = transform.project(transform.retract(centre, step))
+    return jnp.where(k == last, transform.sample(anywhere), near)
+
+
+def log_density(mixture: Mixture, transform: Transform, alpha: Array) -> Array:
+    """Log density of the mixture at a pose [size], in nats; components that cannot reach it count for nothing."""
+
+    def component(centre: Array, regression: Array, scale: Array) -> Array:
+        step = transform.step(centre, alpha)
+        mean, width, low, high = _conditionals(regression, scale, centre, step, transform)
+        inside = jnp.log(ndtr((high - mean) / width) - ndtr((low - mean) / width))
+        normal = -0.5 * ((step - mean) / width) ** 2 - jnp.log(width) - 0.5 * math.log(2 * math.pi)
+        density = jnp.sum(normal - inside) - transform.log_measure(step)
+        return jnp.where(transform.connected(centre, alpha), density, -jnp.inf)
+
+    near = jax.vmap(component)(*mixture[:3])
+    near = jnp.where(jnp.isfinite(transform.log_prior(alpha)), near, -jnp.inf)
+    everywhere = jnp.append(near, transform.log_prior(alpha))
+    used = jnp.isfinite(mixture.log_weight)
+    return jax.nn.logsumexp(jnp.where(used, everywhere + jnp.where(used, mixture.log_weight, 0.0), -jnp.inf))
+
+
+def _conditionals(
+    regression: Array, scale: Array, centre: Array, step: Array, transform: Transform
+) -> tuple[Array, Array, Array, Array]:
+    """Mean, standard deviation and bounds [dof] of each entry of a step given those before it.
+
+    The mean is brought within the bounds, and the deviation to at most their distance: any function of the entries
+    before gives a density, and this one keeps what is cut off small in single precision.
+    """
+    low, high = transform.reach(centre, step)
+    mean = jnp.clip(regression @ step, low, high)
+    width = jnp.clip(scale, 1e-9, jnp.maximum(high - low, 1e-9))
+    return mean, width, low, high
