@@ -168,7 +168,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
         candidates = jnp.append(kept, 0)
         full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[candidates])
         identity_loss, twice = full[-1], (kept == 0).any()
-        _, order = lax.top_k(-_comparable(full).at[-1].add(jnp.where(twice, jnp.inf, 0)), len(kept))
+        _, order = lax.top_k(-comparable(full).at[-1].add(jnp.where(twice, jnp.inf, 0)), len(kept))
         kept, full = candidates[order], full[order]
     else:
         full, identity_loss = scores[kept], scores[0]  # start 0 is the identity

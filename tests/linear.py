@@ -54,7 +54,7 @@ def draw_images(params, n, seed=0):
     z = jax.random.normal(latent_key, (n, LATENT))
 
     def posed(alpha, z):
-        return model.from_canonical(model.decode(weights, z), model.transform.inverse(alpha), (SIDE, SIDE))
+        return model.from_canonical(model.decode(weights, z), model.transform, alpha, (SIDE, SIDE))
 
     mean = jax.vmap(posed)(alpha, z)
     return mean + model.likelihood.scale * jax.random.normal(noise_key, mean.shape), alpha
@@ -68,7 +68,7 @@ def log_p_given_pose(params, x, poses):
     @jax.vmap
     def posed(alpha):
         def warp(image):
-            return model.from_canonical(image, model.transform.inverse(alpha), (SIDE, SIDE)).ravel()
+            return model.from_canonical(image, model.transform, alpha, (SIDE, SIDE)).ravel()
 
         columns = jnp.moveaxis(weights["basis"], -1, 0)
         return warp(weights["mean"]), jax.vmap(warp)(columns)
