@@ -73,8 +73,8 @@ def _ring(ax: Any, image: np.ndarray, posterior: PosePosterior, index: int) -> N
         np.asarray(posterior.modes)[index, :, 0], np.asarray(posterior.weights)[index], strict=True
     ):
         if weight >= SHOWN:
-            ax.plot([mode, mode], [0, 1], color=MODE, linewidth=1.2)
-            ax.text(mode, 1.4, f"{100 * weight:.0f} %", ha="center", va="center", fontsize=8, color=INK)
+            ax.plot([mode, mode], [1, 1.18], color=MODE, linewidth=2, clip_on=False)
+            ax.text(mode, 1.5, f"{100 * weight:.0f} %", ha="center", va="center", fontsize=8, color=INK)
     ax.set(ylim=(0, 1), rorigin=-1.5, yticks=[], xticks=np.radians([0, 90, 180, 270]), xticklabels=[])
     ax.grid(color=FAINT)
     for spine in ax.spines.values():

@@ -11,6 +11,8 @@ import pytest
 from linear import draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
+from avae import checkpoint, data, loop
+from avae.config import default, experiment
 from avae.evidence import log_mean
 from avae.manifolds import Box
 from avae.objective import batch_terms
@@ -244,3 +246,26 @@ def test_gaussians_are_likelihoods(scale):
     params = linear_params(avae.Rotation(), scale=scale)
     x, _ = draw_images(params, 2)
     assert np.isfinite(avae.log_likelihood(params, x, method="iwae", n_samples=2).value).all()
+
+
+@pytest.mark.slow
+def test_trained_digits(tmp_path):
+    """The order of the bounds, and B4 within 0.1 nats of the quadrature, on an AVAE trained for some epochs."""
+    config = default()
+    config.train.epochs = 8
+    checkpoint.claim(tmp_path, config)
+    loop.fit(experiment(config), tmp_path)
+    params = avae.load(tmp_path)
+    x = data.load(data.Data(n_train=16, n_test=128)).test.images
+
+    values, errors = {}, {}
+    for method, n_samples in (("multi_start", 256), ("laplace", 64), ("importance", 16), ("importance", 256)):
+        found = avae.log_likelihood(params, x, method=method, n_samples=n_samples)
+        values[method, n_samples], errors[method, n_samples] = np.asarray(found.value), found.standard_error
+    truth = avae.log_likelihood(params, x, method="quadrature", n_samples=8)
+    for name, value in values.items():
+        error = np.hypot(errors[name], truth.standard_error)
+        assert excess(value, error, np.asarray(truth.value)) < 3, name
+    means = {name: value.mean() for name, value in values.items()}
+    assert abs(means["importance", 256] - np.mean(truth.value)) < 0.1
+    assert means["importance", 256] > max(means["importance", 16], means["laplace", 64])

@@ -65,10 +65,13 @@ def test_draws_follow_the_closed_form(rotated, truth):
 def test_weights_and_moments(rotated):
     _, _, _, posterior = rotated
     np.testing.assert_allclose(np.sum(posterior.weights, axis=1), 1, atol=1e-4)
-    single = np.asarray(posterior.weights)[:, 0] > 0.999
+    single = np.asarray(posterior.weights)[:, 0] > 1 - 1e-5
+    assert single.sum() > 50
     steps = jax.vmap(jax.vmap(avae.Rotation().step, in_axes=(None, 0)))(posterior.modes[:, 0], posterior.draws)
     second = np.sum(np.exp(posterior.log_weights) * np.asarray(steps)[..., 0] ** 2, axis=1)
-    np.testing.assert_allclose(np.asarray(posterior.covariance)[single, 0, 0, 0], second[single], rtol=0.2)
+    ratio = np.asarray(posterior.covariance)[single, 0, 0, 0] / second[single]
+    np.testing.assert_allclose(np.median(ratio), 1, atol=0.05)  # the curvature counts as two draws
+    np.testing.assert_allclose(ratio, 1, atol=0.6)
 
 
 def test_density_integrates_to_one(rotated):
