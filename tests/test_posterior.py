@@ -137,8 +137,8 @@ def test_kernel_density_wraps():
 
 
 def test_no_usable_draw_is_reported():
-    params = linear_params(avae.QuarterTurns(), scale=1e-18)
-    posterior = avae.pose_posterior(params, jnp.ones((1, 12, 12, 1)), n_samples=4)
+    params = linear_params(avae.QuarterTurns(), scale=1.5)
+    posterior = avae.pose_posterior(params, jnp.full((1, 12, 12, 1), 1e25), n_samples=4)  # its square overflows
     assert posterior.evidence.value[0] == -jnp.inf
     np.testing.assert_allclose(posterior.log_weights, -np.log(4), rtol=1e-5)
 
