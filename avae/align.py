@@ -188,7 +188,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
 def score_starts(loss_fn: Loss, x: Any, starts: Array, settings: Search) -> Array:
     """Loss of each start [n_starts] for one example, a few at a time, at the resolution that the settings ask for."""
     if settings.coarse > 1:
-        x = cast(Any, loss_fn).reduce(x, settings.coarse)
+        loss_fn, x = cast(CompositeLoss, loss_fn).at(x, settings.coarse)
     return lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
 
 

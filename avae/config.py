@@ -84,6 +84,8 @@ class Evaluation:
       n_angles: angles of the exhaustive search.
       n_curve: test images behind the curve of loss against rotation angle.
       curve_step: its step in degrees.
+      n_bound: test images whose log p(x) is bounded; 0 for none.
+      bound_samples: draws for each bound.
     """
 
     baseline_epochs: int = 60
@@ -92,13 +94,14 @@ class Evaluation:
     n_angles: int = 720
     n_curve: int = 256
     curve_step: int = 15
+    n_bound: int = 500
+    bound_samples: int = 256
 
     def __post_init__(self) -> None:
-        if self.baseline_epochs < 0:
-            raise ValueError(f"evaluation.baseline_epochs: expected at least 0, got {self.baseline_epochs}")
-        for name in ("draws", "n_exhaustive", "n_angles", "n_curve", "curve_step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name}: expected at least 1, got {getattr(self, name)}")
+        least = {"baseline_epochs": 0, "n_bound": 0, "bound_samples": 2}
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < (low := least.get(field.name, 1)):
+                raise ValueError(f"evaluation.{field.name}: expected at least {low}, got {getattr(self, field.name)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import math
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -15,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from avae import metrics
+from avae import comparison, metrics
 from avae.align import Alignment, align
 from avae.batched import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.config import Evaluation
 from avae.curves import Curve, loss_curves
 from avae.data import Data, Examples, load
+from avae.metrics import mean_and_error
 from avae.model import Params
 from avae.settings import Search
 from avae.transforms import Transform
@@ -132,7 +131,11 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
     numbers = {
         "n_test": len(test.images),
         "draws": settings.draws,
-        "gain": _gain(scores, same_size=baseline is not None and baseline.model.networks == params.model.networks),
+        "bound": comparison.bounds(models, test.images, settings),
+        "gain": comparison.gain(
+            {name: (score.no_search["sampled"], score.search["sampled"]) for name, score in scores.items()},
+            same_size=baseline is not None and baseline.model.networks == params.model.networks,
+        ),
         "loss": {name: _loss_numbers(score) for name, score in scores.items()},
         "search": _search_quality(params, test.images, found, settings),
         "curve": curve,
@@ -177,9 +180,9 @@ def _search_quality(params: Params, images: np.ndarray, found: Alignment, settin
     return {
         "n_images": len(images),
         "n_angles": len(params.model.transform.starts(settings.n_angles)),
-        "default": _mean(default),
-        "exhaustive": _mean(losses),
-        "gap": _mean(default - losses),
+        "default": mean_and_error(default),
+        "exhaustive": mean_and_error(losses),
+        "gap": mean_and_error(default - losses),
         "not_finite": int(np.sum(~np.asarray(found.info.finite))),
     }
 
@@ -224,14 +227,6 @@ def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
     return speed | {"forwards_per_align": speed["encode_decode"] / speed["align"]}
 
 
-def _gain(scores: dict[str, _Scores], same_size: bool) -> dict[str, Any] | None:
-    """How far the model beats the plain VAE: each as it was trained, z sampled, paired by image."""
-    if "plain_vae" not in scores:
-        return None
-    difference = scores["plain_vae"].no_search["sampled"] - scores["avae"].search["sampled"]
-    return _mean(difference) | {"same_size": same_size}
-
-
 def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pictures:
     """The first example of each class, at least eight and at most twelve examples in all."""
     _, first = np.unique(test.labels, return_index=True)
@@ -247,15 +242,11 @@ def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pict
 
 def _loss_numbers(scores: _Scores) -> dict[str, Any]:
     """Means over images; and how far the loss of a posed image lies above that of the same image upright, searched."""
-    means = {way: {key: _mean(values) for key, values in getattr(scores, way).items()} for way in _Scores._fields[:3]}
+    means = {
+        way: {key: mean_and_error(values) for key, values in getattr(scores, way).items()}
+        for way in _Scores._fields[:3]
+    }
     floor = scores.upright["search"]
-    excess = {way: _mean(getattr(scores, way)["at_mean"] - floor) for way in ("no_search", "search")}
+    excess = {way: mean_and_error(getattr(scores, way)["at_mean"] - floor) for way in ("no_search", "search")}
     plain, searched = excess["no_search"]["mean"], excess["search"]["mean"]
     return means | {"excess": excess | {"ratio": searched / plain if plain > 0 else None}}
-
-
-def _mean(values: ArrayLike) -> dict[str, Any]:
-    """Mean over images and its standard error (None for a single image)."""
-    values = np.asarray(values, np.float64)
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error}

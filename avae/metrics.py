@@ -5,6 +5,7 @@ after the best offset of each class has been removed.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from jax.typing import ArrayLike
 from avae.transforms import Transform
 
 N_CANDIDATES = 256
+
+
+def mean_and_error(values: ArrayLike) -> dict[str, Any]:
+    """Mean of `values` [N] and its standard error (None for a single one)."""
+    values = np.asarray(values, np.float64)
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error}
 
 
 def net_rotation(

@@ -160,6 +160,15 @@ class Params(struct.PyTreeNode):
     weights: Weights
     model: Any = struct.field(pytree_node=False)
 
+    def reduced(self, factor: int) -> "Params":
+        """The model of images at a `factor`-th of the resolution, if the networks have `reduced`; else itself."""
+        networks, frame = self.model.networks, self.model.frame
+        if not callable(getattr(networks, "reduced", None)) or frame.margin % factor:
+            return self
+        smaller, weights = networks.reduced(self.weights, factor)
+        frame = dataclasses.replace(frame, margin=frame.margin // factor)
+        return Params(weights, dataclasses.replace(self.model, networks=smaller, frame=frame))
+
     def __post_init__(self) -> None:
         if isinstance(self.model, Model):
             networks = self.model.networks

@@ -7,7 +7,6 @@ and compared in the frame of x. So J needs no Jacobian and pays nothing for push
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from jax.typing import ArrayLike
 from avae.model import Frame, Params, check_images, check_key
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
-from avae.vae import Posterior
+from avae.vae import Posterior, block_means
 
 
 class Terms(NamedTuple):
@@ -97,10 +96,9 @@ def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: A
     return Prediction(model.from_canonical(decoded, transform, alpha, x.shape[:-1]), *posterior)
 
 
-def score(params: Params, x: Array, prediction: Prediction) -> Terms:
-    """The terms of J from what was predicted, for one example; a pixel of a reduced image counts for a block."""
-    full = math.prod(params.model.image_shape or x.shape)
-    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean) * (full / x.size)
+def score(params: Params, x: Array, prediction: Prediction, block: int = 1) -> Terms:
+    """The terms of J from what was predicted, for one example; a pixel of a reduced image counts for a `block`."""
+    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean) * block
     return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
 
 
@@ -110,21 +108,15 @@ def fisher(params: Params, x: Array, prediction: Prediction) -> Prediction:
     return Prediction(pixels, jnp.ones_like(prediction.mu), 0.5 * jnp.exp(prediction.logvar))
 
 
-def pose_loss(params: Params, transform: Transform) -> CompositeLoss:
+def pose_loss(params: Params, transform: Transform, block: int = 1) -> CompositeLoss:
     """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it."""
     return CompositeLoss(
         predict=lambda x, alpha: predict(params, x, transform, alpha),
-        score=lambda x, prediction: score(params, x, prediction).total,
+        score=lambda x, prediction: score(params, x, prediction, block).total,
         curvature=lambda x, prediction: fisher(params, x, prediction),
-        reduce=reduce,
+        reduce=block_means,
+        reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim),
     )
-
-
-def reduce(x: Array, factor: int) -> Array:
-    """The image [*space, C] at a `factor`-th of its resolution: means over blocks of `factor` pixels a side."""
-    *space, channels = x.shape
-    blocks = [size for side in space for size in (side // factor, factor)]
-    return x.reshape(*blocks, channels).mean(axis=tuple(range(1, 2 * len(space), 2)))
 
 
 def latent(posterior: Posterior, key: Array | None) -> Array:

@@ -43,6 +43,13 @@ NO_CLUSTERS = ' Not measured: it needs scikit-learn (pip install "avae[cluster]"
 
 SLICES = "The three central slices of the first volumes: across z, y and x; in z-y slices z runs to the right."
 
+# The section of the bound; left out where there is none.
+BOUND = """<p>Lower bound on log&nbsp;p(x), all that is unknown integrated out by $n_samples draws for each of the first
+$n_images test $examples: with poses from a mixture around the modes of J and the prior (B4 in docs/theory.md), and
+the same bound of the model without poses (IWAE). Here the pose is paid for: the comparison of like with like;
+few effective draws mean that a bound is loose.</p>
+$table"""
+
 # What the template calls things, by the dimension of the data.
 WORDS = {
     2: {
@@ -162,6 +169,11 @@ def _page(
         else ""
     )
     template = (importlib.resources.files("avae") / "report.html").read_text(encoding="utf-8")
+    shown = {name: as_html(numbers, table) for name, table in tables(numbers).items()}
+    bound = ""
+    if numbers.get("bound"):
+        counts = {name: f"{numbers['bound'][name]:,}" for name in ("n_images", "n_samples")}
+        bound = string.Template(BOUND).substitute(counts, table=shown.pop("bound"), **words)
     return string.Template(template).substitute(
         title=f"Affine VAE: {html.escape(name)}",
         subtitle=html.escape(" · ".join(parts)),
@@ -182,7 +194,8 @@ def _page(
         config=_settings(flatten(extra["config"])),
         **{name: _image(name, png) for name, png in pngs.items() if name not in ("training", "slices")},
         **words,
-        **{f"table_{name}": as_html(numbers, table) for name, table in tables(numbers).items()},
+        bound=bound,
+        **{f"table_{name}": table for name, table in shown.items()},
     )
 
 

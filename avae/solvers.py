@@ -28,16 +28,24 @@ class CompositeLoss:
       curvature: (x, u) -> pytree like u: the diagonal of the score's Hessian or Fisher information in u.
       reduce: (x, factor) -> the same example at a `factor`-th of its resolution, for `Search.coarse`; None if the loss
         has none.
+      reduced: factor -> the loss of such examples, cheaper than this one; None if this one takes them as they are.
     """
 
     predict: Callable[[Any, Array], Any]
     score: Callable[[Any, Any], Array]
     curvature: Callable[[Any, Any], Any]
     reduce: Callable[[Any, int], Any] | None = None
+    reduced: Callable[[int], "CompositeLoss"] | None = None
 
     def __call__(self, x: Any, alpha: Array) -> Array:
         """The loss itself, a scalar."""
         return self.score(x, self.predict(x, alpha))
+
+    def at(self, x: Any, factor: int) -> "tuple[CompositeLoss, Any]":
+        """The loss and the example at a `factor`-th of the resolution; themselves for 1."""
+        if factor == 1 or self.reduce is None:
+            return self, x
+        return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
 
 
 class Local(NamedTuple):

@@ -65,6 +65,25 @@ class MLP:
         """Raw output [*space, C] (logits, for Bernoulli) for one z."""
         return _array(self._decoder.apply({"params": weights["decoder"]}, z)).reshape(self.image_shape)
 
+    def reduced(self, weights: Weights, factor: int) -> tuple["MLP", Weights]:
+        """The same VAE of images at a `factor`-th of the resolution, each of their pixels standing for a block.
+
+        Its first layer sees what this one sees in such blocks; its raw output is the mean over them.
+        """
+        first, last = "Dense_0", f"Dense_{len(self.hidden)}"
+        encoder, decoder = dict(weights["encoder"]), dict(weights["decoder"])
+        *space, channels = self.image_shape
+        shape = (*(side // factor for side in space), channels)
+
+        def means(pixels: Array) -> Array:
+            """[pixels, ...] -> [blocks, ...]."""
+            rest = pixels.shape[1:]
+            return block_means(pixels.reshape(*space, -1), factor).reshape(-1, *rest)
+
+        encoder[first] = encoder[first] | {"kernel": means(encoder[first]["kernel"]) * factor ** len(space)}
+        decoder[last] = {"kernel": means(decoder[last]["kernel"].T).T, "bias": means(decoder[last]["bias"])}
+        return dataclasses.replace(self, image_shape=shape), weights | {"encoder": encoder, "decoder": decoder}
+
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
@@ -170,6 +189,13 @@ class _ConvDecoder(nn.Module):
         for width in self.widths[1:]:
             h = depth_to_space(_conv_block(h, cells * width))
         return _conv(h, channels) if len(self.widths) == 3 else depth_to_space(_conv(h, cells * channels))
+
+
+def block_means(x: Array, factor: int) -> Array:
+    """An image [*space, C] at a `factor`-th of its resolution: means over blocks of `factor` pixels a side."""
+    *space, channels = x.shape
+    blocks = [size for side in space for size in (side // factor, factor)]
+    return x.reshape(*blocks, channels).mean(axis=tuple(range(1, 2 * len(space), 2)))
 
 
 def depth_to_space(h: Array) -> Array:

@@ -24,9 +24,9 @@ import numpy as np
 
 import avae
 from avae import data
-from avae.objective import reduce
 from avae.report import environment
 from avae.transforms import FAMILIES, Transform
+from avae.vae import block_means
 from avae.warp import warp_one
 
 CONTINUOUS = [name for name, family in FAMILIES.items() if family().dof]
@@ -65,7 +65,7 @@ def squared_error(family: Transform) -> avae.CompositeLoss:
         predict=lambda x, alpha: warp_one(x["source"], family.matrix(alpha)),
         score=lambda x, u: 0.5 * jnp.sum((u - x["target"]) ** 2),
         curvature=lambda x, u: jnp.ones_like(u),
-        reduce=lambda x, factor: {name: reduce(image, factor) for name, image in x.items()},
+        reduce=lambda x, factor: {name: block_means(image, factor) for name, image in x.items()},
     )
 
 

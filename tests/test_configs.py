@@ -24,6 +24,8 @@ SHORT = {
     "evaluation.n_exhaustive": 2,
     "evaluation.n_angles": 8,
     "evaluation.n_curve": 2,
+    "evaluation.n_bound": 2,
+    "evaluation.bound_samples": 2,
     "evaluation.curve_step": 180,
 }
 

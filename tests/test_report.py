@@ -12,14 +12,14 @@ import pytest
 
 import avae
 import eval as evaluation
-from avae import report, tables
+from avae import comparison, report, tables
 from avae.config import Evaluation, default, experiment
 from avae.data import Examples
 from avae.evaluate import Inputs, evaluate, measure
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
-SIZES = Evaluation(draws=2, n_exhaustive=24, n_angles=8, n_curve=3, curve_step=45)
+SIZES = Evaluation(draws=2, n_exhaustive=24, n_angles=8, n_curve=3, curve_step=45, n_bound=24, bound_samples=8)
 SEARCH = avae.Search(n_starts=8, top_k=4, n_steps=10)
 
 
@@ -76,6 +76,43 @@ def test_headline_is_the_paired_difference_of_the_means(written):
     difference = loss["plain_vae"]["no_search"]["sampled"]["mean"] - loss["avae"]["search"]["sampled"]["mean"]
     assert numbers["gain"]["mean"] == pytest.approx(difference, abs=1e-3)
     assert numbers["gain"]["same_size"]
+
+
+def test_bounds_are_those_of_the_public_function(written):
+    described, params, plain = small()
+    test, numbers = avae.data.load(described.data).test, written[1].numbers["bound"]
+    key = jax.random.fold_in(jax.random.key(1), 0)
+    for name, model in (("avae", params), ("plain_vae", plain)):
+        for way, method in (("search", "importance"), ("no_search", "iwae")):
+            bound = avae.log_likelihood(model, test.images, key=key, method=method, n_samples=8)
+            shown = numbers[name][way]
+            assert shown["mean"] == pytest.approx(float(bound.value.mean()), rel=1e-5)
+            assert shown["effective_samples"] == pytest.approx(float(bound.effective_samples.mean()), rel=1e-3)
+    difference = numbers["avae"]["search"]["mean"] - numbers["plain_vae"]["no_search"]["mean"]
+    assert numbers["gain"]["mean"] == pytest.approx(difference, abs=1e-3)
+    assert (numbers["n_images"], numbers["n_samples"]) == (24, 8)
+
+
+def test_no_bound_where_it_is_not_asked_for_or_the_likelihood_is_none(written, tmp_path):
+    described, params, plain = small()
+    images = avae.data.load(described.data).test.images
+    none = dataclasses.replace(SIZES, n_bound=0)
+    assert comparison.bounds({"avae": params}, images, none) is None
+    odd = params.replace(model=dataclasses.replace(params.model, likelihood=Unnormalised()))
+    assert comparison.bounds({"avae": odd, "plain_vae": plain}, images, SIZES) is None
+    results = written[1]
+    numbers = results.numbers | {"bound": None}
+    page = report.write(tmp_path, results._replace(numbers=numbers), described).read_text()
+    assert "Lower bound" not in page
+    assert "Lower bound" not in tables.as_text(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unnormalised(avae.Bernoulli):
+    """Half of the log likelihood: no likelihood."""
+
+    def log_prob(self, weights, x, mean):
+        return 0.5 * super().log_prob(weights, x, mean)
 
 
 def test_losses_are_those_of_the_public_functions(written):
@@ -165,7 +202,7 @@ def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(
     assert "plain VAE" not in tables.as_text(results.numbers)
 
 
-SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135)
+SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135, n_bound=2, bound_samples=2)
 
 
 def test_volumes_in_a_finite_family(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import avae
-from avae.objective import pose_loss, predict, reduce, score
+from avae.objective import pose_loss, predict, score
+from avae.vae import block_means
 
 COARSE = avae.Search(n_starts=16, top_k=3, n_local=0, n_steps=3, coarse=2)
 BOWL = avae.CompositeLoss(  # lowest at alpha = x
@@ -73,12 +74,12 @@ def test_without_refinement_the_lattice_gives_its_elements(family, count):
 @pytest.mark.parametrize("shape", [(4, 6, 2), (2, 4, 6, 1)])
 def test_reduce_means_over_blocks(shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    reduced = np.asarray(reduce(jnp.asarray(x), 2))
+    reduced = np.asarray(block_means(jnp.asarray(x), 2))
     assert reduced.shape == (*(side // 2 for side in shape[:-1]), shape[-1])
     for index in np.ndindex(*reduced.shape[:-1]):
         block = x[tuple(slice(2 * i, 2 * i + 2) for i in index)]
         np.testing.assert_allclose(reduced[index], block.reshape(-1, shape[-1]).mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(reduce(jnp.asarray(x), 1), x)
+    np.testing.assert_array_equal(block_means(jnp.asarray(x), 1), x)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +92,10 @@ def test_starts_are_scored_on_reduced_images(coarse, params, images):
     starts = family.starts(16)
 
     def by_hand(x, alpha):  # a pixel of the reduced image counts for four
-        small = reduce(x, 2)
-        prediction = predict(params, small, family, alpha)
+        small, reduced = block_means(x, 2), params.reduced(2)
+        prediction = predict(reduced, small, family, alpha)
         pixels = model.likelihood.log_prob(params.weights, small, prediction.mean)
-        return score(params, small, prediction).kl - 4 * pixels
+        return score(reduced, small, prediction).kl - 4 * pixels
 
     losses = jax.jit(jax.vmap(lambda x: jax.vmap(lambda alpha: by_hand(x, alpha))(starts)))(images)
     np.testing.assert_allclose(coarse.info.start_losses, losses, rtol=1e-4)

@@ -35,6 +35,8 @@ TINY = {
     "evaluation.baseline_epochs": 1,
     "evaluation.draws": 2,
     "evaluation.n_exhaustive": 8,
+    "evaluation.n_bound": 8,
+    "evaluation.bound_samples": 4,
     "evaluation.n_angles": 24,
     "evaluation.n_curve": 8,
     "evaluation.curve_step": 60,

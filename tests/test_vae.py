@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import avae
-from avae.vae import convolve_volume, depth_to_space
+from avae.vae import block_means, convolve_volume, depth_to_space
 
 NETWORKS = [
     avae.MLP(),
@@ -231,3 +231,30 @@ def test_check_of_the_range():
     assert "[0, 1]" in avae.Bernoulli().check(np.array([-0.5, 1.0]))
     assert "got [0, 255]" in avae.Bernoulli().check(np.array([0.0, 255.0]))
     assert avae.Gaussian().check(np.array([-5.0, 255.0])) is None
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 2), (4, 8, 4, 1)])
+def test_reduced_mlp_sees_blocks_and_answers_with_their_means(shape):
+    factor, d = 2, len(shape) - 1
+    network = avae.MLP(image_shape=shape, latent=3, hidden=(7, 5))
+    weights = network.init(jax.random.key(0))
+    small, reduced = network.reduced(weights, factor)
+    assert small.image_shape == (*(side // factor for side in shape[:-1]), shape[-1])
+    x = jax.random.uniform(jax.random.key(1), small.image_shape)
+    blocks = x
+    for axis in range(d):
+        blocks = jnp.repeat(blocks, factor, axis=axis)
+    for given, wanted in zip(small.encode(reduced, x), network.encode(weights, blocks), strict=True):
+        np.testing.assert_allclose(given, wanted, atol=1e-5)
+    z = jax.random.normal(jax.random.key(2), (3,))
+    np.testing.assert_allclose(small.decode(reduced, z), block_means(network.decode(weights, z), factor), atol=1e-6)
+
+
+def test_params_are_reduced_where_networks_and_frame_allow_it():
+    model = avae.Model(networks=avae.MLP(image_shape=(16, 16, 1), hidden=(4,)), frame=avae.Frame(margin=2))
+    params = avae.init(jax.random.key(0), model)
+    assert params.reduced(2).model.image_shape == (6, 6, 1)
+    assert params.reduced(2).model.frame.margin == 1
+    assert params.reduced(4) is params  # half a pixel of margin
+    conv = avae.init(jax.random.key(0), avae.Model(networks=avae.Conv(image_shape=(8, 8, 1))))
+    assert conv.reduced(2) is conv
