@@ -107,7 +107,12 @@ def test_folders_called_train_and_test_give_the_split(layout, tmp_path):
             save(mesh, tmp_path / layout.format(part=part, name=name))
     raw = sources.read(str(tmp_path), dim=3, n_train=2, n_test=2, side=8)
     assert raw.class_names == ("bed", "chair")
-    assert raw.train_images[:][0].sum() == raw.train_images[:][1].sum() > raw.test_images[:][0].sum() == raw.test_images[:][1].sum()
+    assert (
+        raw.train_images[:][0].sum()
+        == raw.train_images[:][1].sum()
+        > raw.test_images[:][0].sum()
+        == raw.test_images[:][1].sum()
+    )
     with pytest.raises(
         ValueError, match=r"data.n_train: expected at most the 2 usable meshes in folders train of .*got 3"
     ):

@@ -95,6 +95,7 @@ def _build(folder: pathlib.Path, source: str, build: Callable[[pathlib.Path], di
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        made.chmod(folder.parent.stat().st_mode)  # a folder that others may read, where they may read those beside it
         facts = build(made)
         sums = {path.name: _sha256(path) for path in sorted(made.glob("*.npy"))}
         (made / MANIFEST).write_text(json.dumps({"source": source, "facts": facts, "sha256": sums}, indent=2) + "\n")

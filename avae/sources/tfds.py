@@ -5,6 +5,7 @@ from $TFDS_DATA_DIR, or ~/tensorflow_datasets. TFDS itself needs TensorFlow to p
 `tools/prepare_tfds.py` does without for MNIST and its kin, and what either has prepared is read without.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from avae.logs import Progress
 from avae.sources import cache
@@ -31,6 +33,7 @@ def read(name: str) -> tuple[Stack, Stack]:
       ValueError: if there is no such set, it is not prepared and cannot be here, or its images are not of one size.
     """
     builder = _builder(name)
+    _features(name, builder)
     if not builder.info.splits:
         _prepare(builder)
         builder = _builder(name)
@@ -59,7 +62,8 @@ def _builder(name: str) -> Any:
 
     wanted = name.removeprefix(PREFIX)
     try:
-        return tfds.builder(wanted, file_format="array_record", data_dir=data_dir())
+        with _quiet():
+            return tfds.builder(wanted, file_format="array_record", data_dir=data_dir())
     except DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(wanted, known, n=3)
@@ -92,7 +96,8 @@ def _decode(name: str, builder: Any, sizes: dict[str, int], made: pathlib.Path) 
     """Writes the images of each split, and their labels if there are any; returns the largest value of all."""
     image, label = _features(name, builder)
     largest = []
-    with Progress(f"decoding {name}", sum(sizes.values()), unit="image", every=max(1, sum(sizes.values()) // 4)) as bar:
+    total = sum(sizes.values())
+    with _quiet(), Progress(f"decoding {name}", total, unit="image", every=max(1, total // 4)) as bar:
         for split in sizes:
             prefix = f"{split}_" if len(sizes) > 1 else ""
             labels: list[int] = []
@@ -141,6 +146,17 @@ def _features(name: str, builder: Any) -> tuple[str, str]:
 def _named(names: Sequence[str], labels: list[int]) -> np.ndarray:
     """Names of the labels [N]; the labels themselves where those are numbers, which sort better."""
     return np.array(labels) if list(names) == [str(i) for i in range(len(names))] else np.array(names)[labels]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's warnings about folders that are not there yet, and decoders that would be faster."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _line(error: Exception) -> str:
