@@ -107,3 +107,19 @@ def test_training_draws_one_batch_a_step_and_never_the_whole(stack, tmp_path, mo
     params = loop.fit(experiment(config), tmp_path)
     assert drawn == [(4, 9, 8, 1)] * 7
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params.weights))
+
+
+@pytest.mark.parametrize(
+    ("shape", "offset", "message"),
+    [
+        ((10, 8, 8, 3), 0, r"training images of .*bad.npy: expected \[B, 28, 28, 1\], got shape \(7, 8, 8, 3\)"),
+        ((10, 28, 28), -2, r"training images of .*bad.npy: expected values in \[0, 1\] for the Bernoulli"),
+    ],
+)
+def test_images_that_do_not_go_with_the_model_are_a_sentence(tmp_path, shape, offset, message):
+    np.save(tmp_path / "bad.npy", np.random.default_rng(0).random(shape).astype(np.float32) + offset)
+    config = default()
+    config.data.update(name=str(tmp_path / "bad.npy"), n_train=7, n_test=3, pose="fresh")
+    config.train.batch_size = 4
+    with pytest.raises(ValueError, match=message):
+        loop.fit(experiment(config), tmp_path)

@@ -113,7 +113,7 @@ def _images(
 ) -> Iterator[np.ndarray]:
     """The images [H, W, C] of a split, one after the other; notes their labels and largest values."""
     shape = None
-    for example in source:
+    for example in _examples(source):
         array = example[image]
         shape = shape or array.shape
         if array.shape != shape:
@@ -123,6 +123,12 @@ def _images(
         largest.append(int(array.max()))
         bar.advance()
         yield array
+
+
+def _examples(source: Any, at_once: int = 256) -> Iterator[dict[str, Any]]:
+    """All examples of a data source, read many at a time, which is faster."""
+    for start in range(0, len(source), at_once):
+        yield from source.__getitems__(range(start, min(start + at_once, len(source))))
 
 
 def _features(name: str, builder: Any) -> tuple[str, str]:
