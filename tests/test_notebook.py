@@ -6,6 +6,7 @@ import sys
 
 import jupytext
 import numpy as np
+import pytest
 from test_train import ROOT
 
 SCRIPT = ROOT / "notebooks" / "avae_colab.py"
@@ -21,6 +22,7 @@ def test_the_pair_is_in_sync_and_without_outputs():
     assert not any(cell.get("outputs") for cell in notebook.cells)
 
 
+@pytest.mark.slow  # two trainings to compile: pytest -m slow tests/test_notebook.py
 def test_it_runs_in_short_form(tmp_path):
     environment = os.environ | {"AVAE_SMOKE": "1", "AVAE_RUNS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -99,11 +99,13 @@ def _build(folder: pathlib.Path, source: str, build: Callable[[pathlib.Path], di
         facts = build(made)
         sums = {path.name: _sha256(path) for path in sorted(made.glob("*.npy"))}
         (made / MANIFEST).write_text(json.dumps({"source": source, "facts": facts, "sha256": sums}, indent=2) + "\n")
+        if not _problem(folder, source):  # another process was faster: its arrays are as good
+            return
         if folder.exists():
             folder.rename(made.with_name(made.name + "-old"))
         made.rename(folder)
     except OSError:
-        if _problem(folder, source):  # else another process was faster: its arrays are as good
+        if _problem(folder, source):
             raise
     finally:
         for left in (made, made.with_name(made.name + "-old")):
