@@ -8,7 +8,7 @@ import difflib
 import functools
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -24,6 +24,7 @@ from avae.warp import compose, warp_one
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")
 CHUNK = 2**22  # pixels posed at once: some tens of MB
+IN_MEMORY = 2**30  # bytes of training images that are posed beforehand; where there are more, they are posed when drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Data:
     """Which images or volumes, at which poses.
 
     Attributes:
-      name: "digits" (a subset of MNIST), "furniture" (voxelised models), a path to a stack (.npy or .npz), or a path to
-        a folder of meshes; see `avae.sources.read`.
+      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
+        Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see `avae.sources.read`.
       pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
         time a training image is drawn; test images are at fixed poses).
       test_pose: the same for test images alone: "fixed" or "upright"; "" for what `pose` says.
@@ -70,9 +71,13 @@ class Data:
             if value not in allowed:
                 names = ", ".join(name or '""' for name in allowed)
                 raise ValueError(f"data.{field}: expected one of {names}, got {value!r}")
-        if self.name in sources.EMBEDDED:
-            sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
-        elif difflib.get_close_matches(self.name, sources.EMBEDDED, n=1) and not pathlib.Path(self.name).exists():
+        sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
+        local = self.name not in sources.EMBEDDED and not self.name.startswith(sources.tfds.PREFIX)
+        if (
+            local
+            and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1)
+            and not pathlib.Path(self.name).exists()
+        ):
             raise ValueError(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
         if self.n_train < 1 or self.n_test < 1:
             raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
@@ -86,10 +91,37 @@ class Data:
             )
 
 
-class Examples(NamedTuple):
-    """Images [N, *space, C] float32, labels [N] int32, and the poses [N, size] that they were given."""
+class Drawn:
+    """Images that are posed when they are drawn: `drawn[index]` for integers [B] is a float32 array [B, *space, C].
 
-    images: np.ndarray
+    Each is the same at every draw: stretch and pose are its own, and so is the key of its binarisation.
+    """
+
+    def __init__(self, data: Data, rows: sources.Rows, poses: np.ndarray, stretches: Array | None, key: Array) -> None:
+        self.shape = rows.shape
+        self._data, self._rows, self._poses, self._key = data, rows, poses, key
+        self._stretches = None if stretches is None else np.asarray(stretches)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        stretches = None if self._stretches is None else self._stretches[index]
+        images = repose(self._rows[index], self._poses[index], self._data.transform, stretches)
+        if self._data.binarize != "none":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(index))
+            images = jax.vmap(lambda image, key: binarize(image, self._data.binarize, key))(images, keys)
+        return np.asarray(images)
+
+
+class Examples(NamedTuple):
+    """Images [N, *space, C] float32, labels [N] int32, and the poses [N, size] that they were given.
+
+    Training images that are on disk, or would take too much memory, are read (and posed) when `images[index]` asks for
+    them; test images are always an array.
+    """
+
+    images: Any  # np.ndarray, sources.Rows or Drawn
     labels: np.ndarray
     poses: np.ndarray
 
@@ -103,7 +135,7 @@ class Splits(NamedTuple):
 
 
 def load(data: Data) -> Splits:
-    """The training and test examples that `data` describes, in memory.
+    """The training and test examples that `data` describes.
 
     Raises:
       ValueError: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
@@ -119,7 +151,7 @@ def load(data: Data) -> Splits:
         up=data.up,
     )
     train_key, test_key = jax.random.split(jax.random.key(data.seed))
-    train = _examples(data, raw.train_images, raw.train_labels, train_key)
+    train = _examples(data, raw.train_images, raw.train_labels, train_key, stream=True)
     test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
     test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
     return Splits(train, test, raw.class_names)
@@ -171,22 +203,31 @@ def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
     return images
 
 
-def _examples(data: Data, images: np.ndarray, labels: np.ndarray, key: Array) -> Examples:
+def _examples(data: Data, rows: sources.Rows, labels: np.ndarray, key: Array, stream: bool = False) -> Examples:
     """Fresh images stay unstretched: both are drawn anew, together, when an image is drawn."""
-    n = len(images)
+    n = len(rows)
     poses = jnp.broadcast_to(data.transform.identity, (n, data.transform.size))
     stretches = None if data.pose == "fresh" else factors(data, n, jax.random.fold_in(key, 2))
     if data.pose == "fixed":
         poses = jax.vmap(data.transform.sample)(jax.random.split(key, n))
-    if data.binarize != "none" and not (images.min() >= 0 and images.max() <= 1):
+    moved = data.pose == "fixed" or stretches is not None
+    large, draws = rows.nbytes > IN_MEMORY, jax.random.fold_in(key, 1)
+    if stream and not moved and data.binarize == "none" and (rows.on_disk or large):
+        return Examples(rows, labels, np.asarray(poses))
+    if data.binarize != "none":
+        _check_grey(data, rows)
+    if stream and large:
+        return Examples(Drawn(data, rows, np.asarray(poses), stretches, draws), labels, np.asarray(poses))
+    images = _posed(rows[:], poses, data.transform, stretches) if moved else rows[:]
+    return Examples(np.asarray(binarize(images, data.binarize, draws)), labels, np.asarray(poses))
+
+
+def _check_grey(data: Data, rows: sources.Rows) -> None:
+    low, high = rows.range()
+    if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {images.min():.4g} to "
-            f"{images.max():.4g}"
+            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {low:.4g} to {high:.4g}"
         )
-    if data.pose == "fixed" or stretches is not None:
-        images = _posed(images, poses, data.transform, stretches)
-    images = np.asarray(binarize(images, data.binarize, jax.random.fold_in(key, 1)))
-    return Examples(images, labels, np.asarray(poses))
 
 
 def _posed(images: np.ndarray, poses: Array, transform: Transform, stretches: Array | None) -> np.ndarray:

@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
       transform: the family of the poses.
       binarize: how the test examples were binarized, see `avae.data.Data`.
       seed: of that binarisation.
-      class_names: of the labels 0, 1, ...; empty where they have none.
+      class_names: of the labels 0, 1, ...; empty where the examples have no labels: what needs them is left out.
     """
 
     test: Examples
@@ -140,7 +140,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         "search": _search_quality(params, test.images, found, settings),
         "curve": curve,
         "orientation": _orientation(rotations, test.labels, inputs.class_names),
-        "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels)},
+        "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels) if inputs.class_names else None},
         "speed": _speed(params, test.images),
     }
     numbers["seconds"] = time.perf_counter() - start
@@ -188,13 +188,16 @@ def _search_quality(params: Params, images: np.ndarray, found: Alignment, settin
 
 
 def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """How well the net orientations of each class agree; modulo 180 degrees in the plane only."""
+    """How well the net orientations of each class agree, if there are any; modulo 180 degrees in the plane only."""
+    if not names:
+        unknown = dict.fromkeys(("mean_resultant", "error", "error_modulo_180"))
+        return {"dimension": rotations.shape[-1], "classes": {}} | unknown
     resultants = metrics.class_resultants(rotations, labels)
     errors = metrics.rotation_errors(rotations, labels)
     folded = metrics.rotation_errors(rotations, labels, fold=2) if rotations.shape[-1] == 2 else None
     classes = {
         str(label): {
-            "name": names[label] if names else str(label),
+            "name": names[label],
             "count": int(np.sum(labels == label)),
             "resultant": resultant,
             "median_error": float(np.median(errors[labels == label])),

@@ -14,7 +14,7 @@ from avae import data
 from avae.checkpoint import Checkpoints
 from avae.config import Experiment
 from avae.logs import Progress, Writer
-from avae.model import Params
+from avae.model import Params, check_images
 from avae.training import TrainState, init_state, steps_per_run, train_step
 
 
@@ -31,7 +31,7 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
     """Trains from the newest checkpoint in `workdir`, or from the beginning, to the end.
 
     Raises:
-      ValueError: if the data does not fill a batch, or no checkpoint in `workdir` can be read.
+      ValueError: if the data does not fill a batch or go with the model, or no checkpoint in `workdir` can be read.
       FloatingPointError: if a step is not finite; the last good checkpoint is kept.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
@@ -44,6 +44,8 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
         first = int(state.step)
         if first < total:
             images = data.load(experiment.data).train.images
+            looked_at = images[np.arange(min(len(images), 512))]
+            check_images(looked_at, experiment.model, name=f"data.name: training images of {experiment.data.name}")
             with Writer(workdir, first) as writer, _stop_signal() as stop:
                 watch = _Watch(experiment, workdir, writer, first, total)
                 state = _steps(experiment, state, images, order, watch, checkpoints, stop)

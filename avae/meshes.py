@@ -18,21 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avae import tree
 from avae.logs import Progress
+from avae.tree import PARTS, File, some
 
 SUFFIXES = (".off", ".obj", ".stl", ".ply")
 UPS = ("y", "z")
-PARTS = ("train", "test")
 MARGIN = 0.15  # of the side, empty at either end of the longest axis: turned corners stay inside the frame
 NUDGE = 1e-3  # voxels; a flat face that falls between two layers of voxels goes to one of them, whatever the rounding
-
-
-class Mesh(NamedTuple):
-    """A mesh file, the category that its folder names, and its part: "train", "test", or "" where there is none."""
-
-    path: pathlib.Path
-    category: str
-    part: str
 
 
 def stand(voxels: np.ndarray) -> np.ndarray:
@@ -43,30 +36,9 @@ def stand(voxels: np.ndarray) -> np.ndarray:
     return voxels[..., ::-1, ::-1].swapaxes(-1, -3)
 
 
-def find(root: pathlib.Path) -> list[Mesh]:
-    """The meshes below `root`, sorted by path; hidden files and folders are left out.
-
-    The category is the first folder below the root that is not called train or test (ModelNet: root/chair/test/x.off),
-    or else the root itself.
-
-    Raises:
-      ValueError: if there is no mesh, or only some of them are in folders called train or test.
-    """
-    meshes = []
-    for path in sorted(root.rglob("*")):
-        folders = path.relative_to(root).parts[:-1]
-        hidden = any(name.startswith((".", "__")) for name in (*folders, path.name))
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            part = next((name.lower() for name in folders if name.lower() in PARTS), "")
-            category = next((name for name in folders if name.lower() not in PARTS), root.resolve().name)
-            meshes.append(Mesh(path, category, part))
-    if not meshes:
-        raise ValueError(f"data.name: expected meshes ({', '.join(SUFFIXES)}) in the folder {root}, found none")
-    parts = {mesh.part for mesh in meshes}
-    if "" in parts and len(parts) > 1:
-        stray = next(mesh.path for mesh in meshes if not mesh.part)
-        raise ValueError(f"data.name: expected every mesh of {root} in a folder train or test, or none, but {stray}")
-    return meshes
+def find(root: pathlib.Path) -> list[File]:
+    """The meshes below `root`: see `avae.tree.find`."""
+    return tree.find(root, SUFFIXES, "meshes")
 
 
 def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
@@ -143,7 +115,7 @@ def read(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up
         taken = {part: _take(streams[part], sizes[part], side, up, report, bar) for part in ("test", "train")}
         for what, names in (("left out", report.left_out), ("open, filled where they enclose voxels", report.open)):
             if names:
-                bar.say(f"meshes: {len(names)} {what}: {_some(names)}")
+                bar.say(f"meshes: {len(names)} {what}: {some(names)}")
     usable = {part: len(voxels.categories) for part, voxels in taken.items()}
     _check_enough(root, split, sizes, usable if split else dict.fromkeys(PARTS, sum(usable.values())), report)
     return taken["train"], taken["test"]
@@ -153,7 +125,7 @@ def _check_enough(
     root: pathlib.Path, split: bool, wanted: dict[str, int], usable: dict[str, int], report: Report
 ) -> None:
     """Raises ValueError if fewer meshes are usable than wanted; without a split, both parts count all of them."""
-    why = f"; left out: {_some(report.left_out)}" if report.left_out else ""
+    why = f"; left out: {some(report.left_out)}" if report.left_out else ""
     for part in PARTS if split else ():
         if wanted[part] > usable[part]:
             raise ValueError(
@@ -167,7 +139,7 @@ def _check_enough(
         )
 
 
-def _take(meshes: Iterator[Mesh], n: int, side: int, up: str, report: Report, progress: Progress) -> Voxels:
+def _take(meshes: Iterator[File], n: int, side: int, up: str, report: Report, progress: Progress) -> Voxels:
     """The next `n` usable meshes, or as many as there are."""
     volumes, categories = np.zeros((n, side, side, side, 1), np.float32), []
     while len(categories) < n and (mesh := next(meshes, None)):
@@ -182,10 +154,6 @@ def _take(meshes: Iterator[Mesh], n: int, side: int, up: str, report: Report, pr
         categories.append(mesh.category)
         progress.advance()
     return Voxels(volumes[: len(categories)], categories)
-
-
-def _some(names: list[str], n: int = 5) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def _trimesh() -> Any:

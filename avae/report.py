@@ -30,7 +30,7 @@ from avae import figures, pictures
 from avae.config import Experiment, flatten
 from avae.evaluate import NAMES, Results
 from avae.logs import read_metrics
-from avae.tables import as_html, cell_html, tables, tiles
+from avae.tables import UNLABELLED, as_html, cell_html, tables, tiles
 
 ALT = {
     "grid": "Test examples, their canonical form and their reconstructions",
@@ -141,7 +141,8 @@ def describe(value: Any) -> Any:
 
 def _figures(results: Results, workdir: pathlib.Path, baseline_dir: pathlib.Path | None) -> dict[str, Figure]:
     degrees = np.array(results.numbers["curve"]["angles"])
-    names = {int(label): entry["name"] for label, entry in results.numbers["orientation"]["classes"].items()}
+    classes = results.numbers["orientation"]["classes"] or {0: {"name": "all, without labels"}}
+    names = {int(label): entry["name"] for label, entry in classes.items()}
     drawn = {
         "grid": pictures.grid(*results.pictures),
         "loss_curve": figures.loss_curve(degrees, results.curves),
@@ -163,13 +164,15 @@ def _page(
     parts = (type(part).__name__ for part in (model.networks, model.likelihood, model.transform))
     training = f"<h2>Training</h2><figure>{_image('training', pngs['training'])}</figure>" if "training" in pngs else ""
     words = WORDS[numbers["orientation"]["dimension"]]
+    n_classes = len(numbers["orientation"]["classes"])
+    shown = dict.fromkeys(("errors", "classes", "latents"), "")  # left out without labels
+    shown |= {name: as_html(numbers, table) for name, table in tables(numbers).items()}
     slices = (
         f"<figure>{_image('slices', pngs['slices'])}<figcaption>{SLICES}</figcaption></figure>"
         if "slices" in pngs
         else ""
     )
     template = (importlib.resources.files("avae") / "report.html").read_text(encoding="utf-8")
-    shown = {name: as_html(numbers, table) for name, table in tables(numbers).items()}
     bound = ""
     if numbers.get("bound"):
         counts = {name: f"{numbers['bound'][name]:,}" for name in ("n_images", "n_samples")}
@@ -186,8 +189,9 @@ def _page(
         n_curve=f"{numbers['curve']['n_images']:,}",
         n_speed=f"{numbers['speed']['batch']:,}",
         not_finite=f" <strong>{bad} of the losses with search are not finite.</strong>" if bad else "",
-        no_clusters=NO_CLUSTERS if numbers["clusters"]["accuracy"] is None else "",
-        n_classes=len(numbers["orientation"]["classes"]),
+        no_clusters=_no_clusters(numbers),
+        clusters=f"{n_classes} clusters" if n_classes else "one cluster for each class",
+        unlabelled="" if n_classes else f"{UNLABELLED}.",
         slices=slices,
         training=training,
         environment=_settings(extra["environment"]),
@@ -195,8 +199,15 @@ def _page(
         **{name: _image(name, png) for name, png in pngs.items() if name not in ("training", "slices")},
         **words,
         bound=bound,
-        **{f"table_{name}": table for name, table in shown.items()},
+        **{f"table_{name}": text for name, text in shown.items()},
     )
+
+
+def _no_clusters(numbers: Mapping[str, Any]) -> str:
+    """Why there is no accuracy of clusters; nothing if there is one."""
+    if numbers["clusters"]["accuracy"] is not None:
+        return ""
+    return NO_CLUSTERS if numbers["orientation"]["classes"] else f" {UNLABELLED.capitalize()}."
 
 
 def _tiles(numbers: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from avae.evaluate import NAMES
 
 MISSING = "-"
+UNLABELLED = "not measured, for the data have no labels"
 MAX_CLASSES = 20
 
 
@@ -34,6 +35,9 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
 
     Args:
       numbers: `avae.evaluate.Results.numbers`, or results.json read back.
+
+    Returns:
+      Tables by section; those that need labels are left out where there are none.
     """
     ways = [(f"{NAMES[name]}, {words}", f"{name}.{way}") for name in numbers["loss"] for way, words in _WAYS.items()]
     kinds = ("sampled", "at_mean", "squared_error")
@@ -48,7 +52,7 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
         for label, place in errors
         if find(numbers, place) is not None
     ]
-    return {
+    found = {
         "loss": Table("Test loss J, nats per example", ("z sampled", "z at the mean", "squared error"), loss),
         **({"bound": _bound_table(numbers)} if numbers.get("bound") else {}),
         "excess": _excess_table(numbers),
@@ -67,6 +71,13 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
             [("plain encode-decode", Cell("speed.encode_decode", ",.0f")), ("align", Cell("speed.align", ",.0f"))],
         ),
     }
+    left_out = () if labelled(numbers) else ("errors", "classes", "latents")
+    return {name: table for name, table in found.items() if name not in left_out}
+
+
+def labelled(numbers: Mapping[str, Any]) -> bool:
+    """Whether the test examples have labels: without, errors of orientation and k-means mean nothing."""
+    return bool(numbers["orientation"]["classes"])
 
 
 def tiles(numbers: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
@@ -75,8 +86,14 @@ def tiles(numbers: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
         ("test loss with search, z sampled", _mean("loss.avae.search.sampled"), "nats"),
         ("above exhaustive search", Cell("search.gap.mean", ".3f"), "nats"),
         ("worst minus best rotation, with search", Cell("curve.series.avae_search.range"), "nats"),
-        ("mean resultant length per class", Cell("orientation.mean_resultant"), ""),
-        ("k-means accuracy of the latents", Cell("clusters.accuracy"), ""),
+        *(
+            [
+                ("mean resultant length per class", Cell("orientation.mean_resultant"), ""),
+                ("k-means accuracy of the latents", Cell("clusters.accuracy"), ""),
+            ]
+            if labelled(numbers)
+            else []
+        ),
         ("align", Cell("speed.align", ",.0f"), "examples/s"),
     ]
     if numbers.get("bound"):
@@ -96,6 +113,8 @@ def as_text(numbers: Mapping[str, Any]) -> str:
     for table in tables(numbers).values():
         rows = [(label, *(show(numbers, cell) for cell in cells)) for label, *cells in table.rows]
         blocks.append(_aligned([(table.title, *table.header), *rows]))
+    if not labelled(numbers):
+        blocks.append(f"Rotation errors, agreement by class, k-means of the latents: {UNLABELLED}.")
     blocks.append("J with search is a maximum over poses (MAP), not a bound on log p(x); the bound pays for the pose.")
     return "\n\n".join(blocks)
 

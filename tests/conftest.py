@@ -18,6 +18,12 @@ def x64():
         yield
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory, monkeypatch):
+    """Nothing that a test decodes goes into the cache of whoever runs it."""
+    monkeypatch.setenv("AVAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def images():
     """Three smooth asymmetric pictures [3, 12, 12, 1] in [0, 1]: a large and a small spot each, in different places."""

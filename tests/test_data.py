@@ -199,7 +199,7 @@ def test_stretch_and_pose_blur_once():
 
 def test_fresh_images_are_stretched_when_drawn(stack, monkeypatch):
     described = stack(blobs(6, 12, 12), pose="fresh", stretch=2.0)
-    images = data.load(described).train.images
+    images = data.load(described).train.images[:]
     np.testing.assert_array_equal(images, data.load(dataclasses.replace(described, stretch=1.0)).train.images)
     seen = []
 

@@ -91,7 +91,7 @@ def test_what_is_behind_in_a_mesh_is_behind_in_the_volume(tmp_path):
 def test_a_folder_is_read_with_its_classes(tree, capsys):
     raw = sources.read(str(tree), dim=3, n_train=5, n_test=3, side=16)
     assert raw.train_images.shape == (5, 16, 16, 16, 1)
-    assert raw.train_images.dtype == np.float32
+    assert raw.train_images[:].dtype == np.float32
     assert raw.class_names == ("box", "wedge")
     labels = np.concatenate([raw.train_labels, raw.test_labels])
     assert np.bincount(labels).tolist() == [4, 4]  # every mesh once
@@ -107,7 +107,12 @@ def test_folders_called_train_and_test_give_the_split(layout, tmp_path):
             save(mesh, tmp_path / layout.format(part=part, name=name))
     raw = sources.read(str(tmp_path), dim=3, n_train=2, n_test=2, side=8)
     assert raw.class_names == ("bed", "chair")
-    assert raw.train_images[0].sum() == raw.train_images[1].sum() > raw.test_images[0].sum() == raw.test_images[1].sum()
+    assert (
+        raw.train_images[:][0].sum()
+        == raw.train_images[:][1].sum()
+        > raw.test_images[:][0].sum()
+        == raw.test_images[:][1].sum()
+    )
     with pytest.raises(
         ValueError, match=r"data.n_train: expected at most the 2 usable meshes in folders train of .*got 3"
     ):
@@ -144,7 +149,7 @@ def test_a_bad_mesh_is_left_out_by_name(name, tmp_path, capsys):
     save(BOX, tmp_path / "box1.off")
     save(BOX, tmp_path / "box2.off")
     raw = sources.read(str(tmp_path), dim=3, n_train=1, n_test=1, side=8, seed=first_drawn(tmp_path, name))
-    assert raw.train_images.sum() == raw.test_images.sum() > 0
+    assert raw.train_images[:].sum() == raw.test_images[:].sum() > 0
     said = capsys.readouterr().err
     assert f"1 left out: {name} (" in said
     assert reason in said
@@ -162,7 +167,7 @@ def test_open_meshes_stay_and_are_named(tmp_path, capsys):
     save(BOX, tmp_path / "closed.off")
     raw = sources.read(str(tmp_path), dim=3, n_train=1, n_test=1, side=16)
     assert "1 open, filled where they enclose voxels: open.off" in capsys.readouterr().err
-    assert min(raw.train_images.sum(), raw.test_images.sum()) > 0
+    assert min(raw.train_images[:].sum(), raw.test_images[:].sum()) > 0
 
 
 def test_no_mesh_left_is_a_sentence_that_names_the_first(tmp_path):

@@ -14,7 +14,7 @@ import avae
 import eval as evaluation
 from avae import comparison, report, tables
 from avae.config import Evaluation, default, experiment
-from avae.data import Examples
+from avae.data import Examples, load
 from avae.evaluate import Inputs, evaluate, measure
 from avae.transforms import CubeRotations, Rigid3D
 
@@ -240,6 +240,25 @@ def test_volumes_in_a_finite_family(tmp_path):
     )
     assert "b.c" in page
     assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_without_labels_what_needs_them_is_left_out_and_that_is_said(tmp_path):
+    described, params, _ = small()
+    np.save(tmp_path / "stack.npy", load(dataclasses.replace(described.data, n_test=25)).test.images)
+    data = dataclasses.replace(described.data, name=str(tmp_path / "stack.npy"), n_train=1, n_test=24)
+    results = evaluate(params, data, described.evaluation)
+    page = report.write(tmp_path, results, described).read_text()
+    text = tables.as_text(results.numbers)
+    assert results.numbers["orientation"]["mean_resultant"] is None
+    assert results.numbers["clusters"]["accuracy"] is None
+    for absent in ("resultant", "Rotation error, degrees", "accuracy of k-means"):
+        assert absent not in text
+        assert f"<td>{absent}" not in page
+        assert f"<th>{absent}" not in page
+    assert text.count("not measured, for the data have no labels") == 1
+    assert page.lower().count("not measured, for the data have no labels") == 2
+    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+    assert {"loss", "search", "speed"} <= set(tables.tables(results.numbers))
 
 
 def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
