@@ -14,6 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 AXIS = "data"
 
@@ -107,9 +108,9 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(tree) if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
-def local(x: Array) -> np.ndarray:
+def local(x: ArrayLike) -> np.ndarray:
     """What this process can see of an array [B, ...]: all of it, or the rows on its own devices."""
-    if x.is_fully_addressable or x.is_fully_replicated:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.concatenate([np.asarray(shard.data) for shard in x.addressable_shards])
 

@@ -222,7 +222,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
     if not isinstance(array, Tracer):
-        _check_values(local(array) if isinstance(array, jax.Array) else array, model, name)
+        _check_values(local(array), model, name)
     return jnp.asarray(array, jnp.float32)
 
 
