@@ -52,7 +52,7 @@ def test_a_split_batch_is_aligned_in_parts_where_it_lies(seen):
     aligned = seen["aligned"]
     assert aligned["loops"]
     assert aligned["close"]
-    assert aligned["rows_per_device"] == ["6"]  # 48 over 8
+    assert aligned["rows_per_device"] == [6]  # 48 over 8
     assert [kind for kind, _ in aligned["moves"]] == ["all-gather"]
     (shapes,) = [shapes for _, shapes in aligned["moves"]]
     assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in shapes)  # [batch, starts]
