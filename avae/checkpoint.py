@@ -111,10 +111,16 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        saved = error is None
         try:
-            self.wait()
-        finally:
-            self._checkpointer.close()
+            if saved:
+                self.wait()
+        except OSError:
+            saved = False
+            raise
+        finally:  # Orbax waits for what is being saved; where something went wrong already, that is what is told
+            with contextlib.nullcontext() if saved else contextlib.suppress(Exception):
+                self._checkpointer.close()
 
 
 def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
@@ -218,5 +224,6 @@ def _newest(found: Any) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line of what an error says, its middle left out where it is long."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 240 else f"{line[:120]} ... {line[-120:]}"
