@@ -18,18 +18,31 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent
-WORKER = [sys.executable, "tests/on_many_hosts.py"]
-SETTLE = 0.5  # seconds after which a run that was started may be killed: also before it has begun
+EARLY = 0.1  # share of the kills that come while a run is still starting
+BEGUN = "/20 steps"  # what a run says once it has done a step
 
 
-def start(folder: pathlib.Path) -> subprocess.Popen:
-    """A run of one process in `folder`, slowed so that there is time to kill it."""
+def start(folder: pathlib.Path) -> tuple[subprocess.Popen, pathlib.Path]:
+    """A run of one process in `folder`, slowed so that there is time to kill it, and the log of this start."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "AVAE_SLOW": "0.05"}
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [*WORKER, str(folder), "0", "1", "0"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),  # so that a start takes seconds
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT),
+        "AVAE_SLOW": "0.05",
+    }
+    log = folder / f"log{len(list(folder.glob('log*')))}"
+    with log.open("w") as file:
+        command = [sys.executable, "tests/on_many_hosts.py", str(folder), "0", "1", "0"]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file), log
+
+
+def wait_for_step(run: subprocess.Popen, log: pathlib.Path) -> float:
+    """The time at which the run had done a step, or was seen to have ended."""
+    while run.poll() is None and BEGUN not in log.read_text():
+        time.sleep(0.01)
+    return time.monotonic()
 
 
 def weights(folder: pathlib.Path) -> list[bytes]:
@@ -48,26 +61,31 @@ def soak(folder: pathlib.Path, kills: int, seed: int = 0) -> tuple[int, int, boo
       undisturbed run.
     """
     clock = time.monotonic()
-    if start(folder / "undisturbed").wait():
-        raise RuntimeError((folder / "undisturbed" / "log").read_text())
-    longest = 1.1 * (time.monotonic() - clock)
+    run, log = start(folder / "undisturbed")
+    begun = wait_for_step(run, log)
+    if run.wait():
+        raise RuntimeError(log.read_text())
+    starting, running = begun - clock, time.monotonic() - begun
     expected = weights(folder / "undisturbed")
 
     draw, killed, ended, same = random.Random(seed), 0, 0, True
     while killed < kills or not ended:
         here = folder / f"disturbed{ended}"
-        run = start(here)
+        run, log = start(here)
+        early = draw.random() < EARLY
+        if not early:
+            wait_for_step(run, log)
         try:
-            code = run.wait(draw.uniform(SETTLE, longest) if killed < kills else None)
+            code = run.wait(draw.uniform(0, starting if early else running / 3) if killed < kills else None)
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()
             killed += 1
             steps = sorted(int(path.name) for path in here.glob("checkpoints/*") if path.name.isdigit())
-            print(f"kill {killed}: checkpoints {steps}", flush=True)
+            print(f"kill {killed}{', early' if early else ''}: checkpoints {steps}", flush=True)
             continue
         if code:
-            raise RuntimeError((here / "log").read_text())
+            raise RuntimeError(log.read_text())
         ended += 1
         same = same and weights(here) == expected
         print(f"run {ended} ended after {killed} kills: {'the same' if same else 'OTHER'} weights", flush=True)

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from avae import devices
 from avae.logs import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -18,14 +19,14 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 LIMIT = 240  # seconds, of everything that is waited for
 
 
-def start(workdir, processes, devices, pause=0.0):
+def start(workdir, processes, fakes, pause=0.0):
     """The processes of one run; each writes to a log of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={fakes} {QUICK}",
         "PYTHONPATH": str(ROOT),
         "AVAE_SLOW": str(pause),
     }
@@ -91,6 +92,25 @@ def test_one_of_two_is_killed_and_both_started_again_end_as_one_process_does(alo
     assert "resuming after step" in (tmp_path / "log0").read_text()
     assert "steps" not in (tmp_path / "log1").read_text()  # only the first process speaks
     assert_same_run(tmp_path, alone)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("nowhere", 2, 0), "coordinator: expected host:port of process 0, got 'nowhere'"),
+        (("localhost:1", 2, 2), "process_id: expected 0 to 1 of 2 processes, got 2"),
+        ((None, 2, 0), "could not be joined"),  # no cluster says where process 0 is, or JAX is in use already
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_a_sentence(given, message):
+    with pytest.raises(ValueError, match=message):
+        devices.join(*given)
+
+
+def test_numbers_in_the_environment_are_checked(monkeypatch):
+    monkeypatch.setenv("AVAE_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="AVAE_NUM_PROCESSES: expected a whole number, got 'two'"):
+        devices.join("localhost:1")
 
 
 @pytest.mark.slow  # two more starts of two processes; run with `python -m pytest -m slow tests/test_hosts.py`

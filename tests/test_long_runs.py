@@ -52,7 +52,7 @@ def fit(config, workdir):
 
 
 def steps_saved(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

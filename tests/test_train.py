@@ -305,6 +305,7 @@ def test_unknown_and_missing_settings_are_named():
         ("--config.train.epochs=many", "epochs=many: invalid literal for int"),
         ("--nonsense=1", "Unknown command line flag 'nonsense'"),
         ("surplus", "unexpected argument 'surplus'"),
+        ("--coordinator=localhost:1", "--coordinator: expected --distributed beside it"),
     ],
 )
 def test_a_wrong_flag_is_a_sentence(flag, message):
