@@ -1,6 +1,6 @@
 """Evaluates a trained run: prints the numbers, writes results.json, figures and report.html into its folder.
 
-python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist]
+python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist] [--best] [--distributed]
 """
 
 import pathlib
@@ -8,15 +8,17 @@ import sys
 
 from absl import app, flags, logging
 
-from avae import report
+from avae import devices, report
 from avae.checkpoint import load, load_experiment
 from avae.config import Experiment
 from avae.evaluate import evaluate
 from avae.tables import as_text
 
 
-def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None) -> pathlib.Path:
+def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None, *, best: bool = False) -> pathlib.Path:
     """Evaluates the run in `workdir`, beside the plain VAE in `baseline` (default: workdir/baseline, if it is there).
+
+    Takes the newest weights of the run, or those of its `best` checkpoint. All processes evaluate, the first writes.
 
     Returns:
       The path of the report.
@@ -27,16 +29,39 @@ def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None)
     workdir = pathlib.Path(workdir)
     if baseline is None and (workdir / "baseline").is_dir():
         baseline = workdir / "baseline"
-    params, experiment = load(workdir), load_experiment(workdir)
+    params, experiment = load(workdir, best=best), load_experiment(workdir)
     plain, remarks = None, []
     if baseline is not None:
         baseline = pathlib.Path(baseline)
         plain = load(baseline)
         remarks = differences(experiment, load_experiment(baseline))
     results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
-    path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
-    print("\n".join([as_text(results.numbers), "", *remarks, f"report: {path}"]))
-    return path
+    if devices.first_process():
+        path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
+        print("\n".join([as_text(results.numbers), "", *remarks, f"report: {path}"]))
+    devices.wait_for_all("report")
+    return workdir / "report.html"
+
+
+def define_hosts() -> None:
+    """The flags of a run on many hosts, of both scripts."""
+    flags.DEFINE_bool("distributed", False, "This is one of several processes; see docs/scale.md.")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, where the cluster does not say.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are, where the cluster does not say.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where the cluster does not say.")
+
+
+def join_hosts() -> None:
+    """Joins the other processes, if the flags say that there are any.
+
+    Raises:
+      ValueError: if the flags contradict each other, or the processes do not find each other.
+    """
+    given = {name: flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")}
+    if flags.FLAGS.distributed:
+        devices.join(**given)
+    elif surplus := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(surplus)}: expected --distributed beside it")
 
 
 def differences(run: Experiment, baseline: Experiment) -> list[str]:
@@ -61,7 +86,8 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.workdir is None:
         sys.exit("error: --workdir is missing; try --workdir=runs/rot_mnist")
     try:
-        run(flags.FLAGS.workdir, flags.FLAGS.baseline)
+        join_hosts()
+        run(flags.FLAGS.workdir, flags.FLAGS.baseline, best=flags.FLAGS.best)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -69,4 +95,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":  # flags are global: train.py, which calls `run`, has its own
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("baseline", None, "Folder of a plain VAE to compare with; default: WORKDIR/baseline.")
+    flags.DEFINE_bool("best", False, "Take the checkpoint with the lowest training loss, not the newest.")
+    define_hosts()
     app.run(main)

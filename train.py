@@ -2,7 +2,8 @@
 
     python train.py --config=configs/rot_mnist.py [--workdir=runs/rot_mnist] [--config.train.epochs=10 ...]
 
-Started again with the same workdir it goes on where it was stopped, and ends with the same weights.
+Started again with the same workdir it goes on where it was stopped, and ends with the same weights. It uses all devices
+there are; on several hosts it is started on each of them with --distributed (docs/scale.md).
 """
 
 import pathlib
@@ -15,11 +16,13 @@ from ml_collections import ConfigDict, config_flags
 import eval as evaluation
 from avae.checkpoint import claim
 from avae.config import experiment
-from avae.loop import Interrupted, fit
+from avae.loop import fit
 from avae.model import Params
+from avae.signals import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="An experiment of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config>.")
+evaluation.define_hosts()
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> Params:
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> None:
         sys.exit("error: --config is missing; try --config=configs/rot_mnist.py")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
+        evaluation.join_hosts()
         run(CONFIG.value, WORKDIR.value or pathlib.Path("runs") / name)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")

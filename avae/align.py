@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from avae.devices import shards_of
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
@@ -94,7 +95,7 @@ def align(
       transform: the family searched; None for the model's own.
 
     Returns:
-      An `Alignment`. Nothing is raised inside compiled code: see `info.finite`.
+      An `Alignment`, split over devices where x is. Nothing is raised inside compiled code: see `info.finite`.
 
     Raises:
       ValueError: if x has the wrong shape, dtype or range, the transform another dimension than the model's, or the
@@ -105,7 +106,8 @@ def align(
         raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
     check_family(family)
     check_key(key)
-    return _align(params, check_images(x, params.model), key, params.model.settings(search, family), family)
+    x, settings = check_images(x, params.model), params.model.settings(search, family)
+    return _align(params, x, key, settings, family, shards_of(x))
 
 
 def search(
@@ -141,13 +143,22 @@ def search(
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise ValueError(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
-    return _jit_search(loss_fn, x, transform, key, settings)
+    return _jit_search(loss_fn, x, transform, key, settings, min(shards_of(leaf) for leaf in jax.tree.leaves(x)))
 
 
 def search_batch(
-    loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search, describe: Any = None
+    loss_fn: Loss,
+    x: Any,
+    transform: Transform,
+    key: Array | None,
+    settings: Search,
+    describe: Any = None,
+    shards: int = 1,
 ) -> Any:
-    """`search` without its checks, for use inside compiled code; `describe(x, found)` may add to what is found."""
+    """`search` without its checks, for use inside compiled code, of a batch that is split over `shards` devices.
+
+    `describe(x, found)` may add to what is found.
+    """
     if settings.starts == "lattice":
         starts = transform.lattice
     else:
@@ -157,7 +168,7 @@ def search_batch(
         found = search_one(loss_fn, x, starts, transform, settings)
         return found if describe is None else describe(x, found)
 
-    return in_parts(one, x, settings.budget)
+    return in_parts(one, x, settings.budget, shards)
 
 
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
@@ -226,13 +237,15 @@ def comparable(losses: Array) -> Array:
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnames=("loss_fn", "transform", "settings"))
-def _jit_search(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search) -> Found:
-    return search_batch(loss_fn, x, transform, key, settings)
+@functools.partial(jax.jit, static_argnames=("loss_fn", "transform", "settings", "shards"))
+def _jit_search(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search, shards: int) -> Found:
+    return search_batch(loss_fn, x, transform, key, settings, shards=shards)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "transform"))
-def _align(params: Params, x: Array, key: Array | None, settings: Search, transform: Transform) -> Alignment:
+@functools.partial(jax.jit, static_argnames=("settings", "transform", "shards"))
+def _align(
+    params: Params, x: Array, key: Array | None, settings: Search, transform: Transform, shards: int
+) -> Alignment:
     loss_fn = pose_loss(params, transform)
 
     def describe(x: Array, found: Found) -> Alignment:
@@ -252,4 +265,4 @@ def _align(params: Params, x: Array, key: Array | None, settings: Search, transf
             info=found.info,
         )
 
-    return search_batch(loss_fn, x, transform, key, settings, describe)
+    return search_batch(loss_fn, x, transform, key, settings, describe, shards)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from avae import devices
 from avae.logs import Progress
 from avae.model import Params
 from avae.objective import objective, predict
@@ -25,12 +26,13 @@ def at_once(example: Sequence[int], limit: int = BATCH) -> int:
 def over_batches(
     function: Callable[..., Any], arrays: tuple[np.ndarray, ...], label: str, *, example: Sequence[int] | None = None
 ) -> Any:
-    """Calls `function` on equal batches of `arrays` and joins the results on the host.
+    """Calls `function` on equal batches of `arrays`, each split over all devices, and joins the results on the host.
 
-    The last batch repeats its last example rather than being shorter: one shape, one compilation.
+    The last batch repeats its last example rather than being shorter: one shape, one compilation. A batch that cannot
+    be split evenly is given more examples, and their results are dropped: numbers do not depend on the devices.
 
     Args:
-      function: takes one batch [b, ...] of each array, returns a pytree of arrays [b, ...].
+      function: takes one batch [b, ...] of each array, on the devices, returns a pytree of arrays [b, ...].
       arrays: arrays [N, ...], N >= 1.
       label: what is being done, for people.
       example: shape of the images that `function` works on; None for those of the first array.
@@ -41,11 +43,13 @@ def over_batches(
     n = len(arrays[0])
     limit = at_once(arrays[0].shape[1:] if example is None else example)
     size = math.ceil(n / math.ceil(n / limit))
+    padded = math.ceil(size / devices.count()) * devices.count()
     parts = []
     with Progress(label, n, unit="image", every=max(1, n // 4)) as progress:
         for start in range(0, n, size):
-            index = np.minimum(np.arange(start, start + size), n - 1)
-            parts.append(jax.device_get(function(*(array[index] for array in arrays))))
+            index = np.minimum(np.arange(start, start + padded), n - 1)
+            batch = function(*(devices.take(array, index) for array in arrays))
+            parts.append(jax.tree.map(lambda leaf: leaf[:size], devices.fetch(batch)))
             progress.advance(min(size, n - start))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
 

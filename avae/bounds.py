@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from avae.devices import shards_of
 from avae.evidence import Bound, Problem, check_model, check_modes, effective_samples, log_mean, weighted_poses
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
@@ -79,7 +80,8 @@ def log_likelihood(
     check_key(key)
     settings = params.model.settings(search, family)
     n_modes = check_modes(n_modes, settings, family)
-    return _bound(params, check_images(x, params.model), key, method, n_samples, n_modes, settings, family)
+    x = check_images(x, params.model)
+    return _bound(params, x, key, method, n_samples, n_modes, settings, family, shards_of(x))
 
 
 def multi_start(problem: Problem, key: Array) -> Bound:
@@ -124,7 +126,7 @@ METHODS: dict[str, Callable[[Problem, Array], Bound]] = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("method", "n_samples", "n_modes", "settings", "transform"))
+@functools.partial(jax.jit, static_argnames=("method", "n_samples", "n_modes", "settings", "transform", "shards"))
 def _bound(
     params: Params,
     x: Array,
@@ -134,8 +136,9 @@ def _bound(
     n_modes: int,
     settings: Search,
     transform: Transform,
+    shards: int,
 ) -> Bound:
     def one(x: Array, key: Array) -> Bound:
         return METHODS[method](Problem(params, x, transform, settings, n_samples, n_modes), key)
 
-    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget)
+    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget, shards)

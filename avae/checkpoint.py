@@ -1,14 +1,16 @@
 """Runs on disk: the config, and the checkpoints beside it. All of Orbax is in this file.
 
 workdir/config.json             what the run is; a workdir belongs to one config
-workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few
+workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few and the best
 """
 
+import contextlib
 import gc
 import json
 import logging
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any, Self
 
 import jax
@@ -16,49 +18,68 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from avae import devices
 from avae.config import Experiment, complete, experiment, flatten, plain
 from avae.model import Params
-from avae.training import TrainState, init_state
+from avae.training import TrainState, init_state, trained
 
 # May change between two starts of the same run: they decide nothing about its weights.
-FREE = ("evaluation.", "search.", "train.log_every", "train.checkpoint_every")
+FREE = ("evaluation.", "search.", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.keep_best")
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in the background, made visible only when whole."""
+    """The checkpoints of one run, written in the background, made visible only when whole.
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
-        every_step: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)  # Orbax's own types disagree
-        newest: Any = ocp.training.preservation_policies.LatestN(keep)
+    Every process calls every method, in the same order; each writes what it holds, to storage that all of them see.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep_last: int = 2, keep_best: int = 1) -> None:
+        policies: Any = ocp.training.preservation_policies  # Orbax's own types disagree
+        every_step: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        best = policies.BestN(get_metric_fn=_loss, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
         self._checkpointer = ocp.training.Checkpointer(
             str((workdir / "checkpoints").resolve()),
             save_decision_policy=every_step,
-            preservation_policy=newest,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_last), best]),
             cleanup_tmp_directories=True,
         )
-        self._saving: Any = None
+        self._saving: tuple[int, Any] | None = None
 
-    def save(self, state: TrainState) -> None:
-        """Starts to save a copy of `state`, whose buffers are given to the next step; waits for the save before."""
+    def save(self, state: TrainState, loss: float) -> None:
+        """Starts to save a copy of `state`, whose buffers are given to the next step; waits for the save before.
+
+        `loss`, the mean training loss on the way to this state, says which checkpoints are best.
+        """
         self.wait()
-        self._saving = self._checkpointer.save_async(
-            int(state.step), jax.tree.map(jnp.copy, _arrays(state)), overwrite=True
-        )
+        step, copy = int(state.step), jax.tree.map(jnp.copy, _arrays(state))
+        with self._writing(step):
+            self._saving = step, self._checkpointer.save_async(step, copy, metrics={"loss": loss}, overwrite=True)
 
     def wait(self) -> None:
         """Returns when nothing is being saved any more.
 
         Raises:
-          OSError: if the checkpoint could not be written (a full disk); the one before is untouched.
+          OSError: if the checkpoint could not be written (a full disk); the ones before are untouched.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()
+            with self._writing(saving[0]):
+                saving[1].result()
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The newest state that can be read, or None where there is none at all.
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """A failure to write, of whatever class, as an OSError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            good = [found.step for found in self._checkpointer.checkpoints if found.step != step]
+            left = f"the last good one, of step {max(good)}, is kept" if good else "there is none before it"
+            raise OSError(f"checkpoint {step} could not be written ({_reason(error)}); {left}") from error
 
-        A damaged checkpoint is named on standard error and the one before it is taken.
+    def restore(self, like: TrainState, best: bool = False) -> TrainState | None:
+        """The newest state that can be read, or the best, or None where there is none at all.
+
+        A damaged checkpoint is named on standard error and the next newest, or next best, is taken.
 
         Raises:
           ValueError: if there are checkpoints but none can be read.
@@ -66,17 +87,19 @@ class Checkpoints:
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _arrays(like)
         )
-        steps = sorted((found.step for found in self._checkpointer.checkpoints), reverse=True)
+        steps = [found.step for found in sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)]
         for step in steps:
             try:
-                arrays = self._checkpointer.load(step, target)
+                arrays, reason = self._checkpointer.load(step, target), ""
             except Exception as error:  # whatever the damage raises: Orbax has no common class for it
                 _collect_failed_reads()
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                print(f"checkpoint {step} cannot be read ({reason}); trying the one before", file=sys.stderr)
-                continue
-            params = like.params.replace(weights=arrays["weights"])
-            return like.replace(step=arrays["step"], params=params, opt_state=arrays["opt_state"])
+                arrays, reason = None, _reason(error)
+            if devices.all_agree(arrays is not None) and arrays is not None:
+                params = like.params.replace(weights=arrays["weights"])
+                rest = {name: arrays[name] for name in arrays if name != "weights"}
+                return like.replace(params=params, **rest)
+            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); trying the one before"
+            print(note, file=sys.stderr)
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read; "
@@ -88,31 +111,39 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        saved = error is None
         try:
-            self.wait()
-        finally:
-            self._checkpointer.close()
+            if saved:
+                self.wait()
+        except OSError:
+            saved = False
+            raise
+        finally:  # Orbax waits for what is being saved; where something went wrong already, that is what is told
+            with contextlib.nullcontext() if saved else contextlib.suppress(Exception):
+                self._checkpointer.close()
 
 
-def load(workdir: str | pathlib.Path) -> Params:
-    """A trained run: its model and the newest weights.
+def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
+    """A trained run: its model and the newest weights; their running average, if the run kept one.
 
     Args:
       workdir: the folder given to (or chosen by) train.py.
+      best: take the checkpoint with the lowest training loss instead.
 
     Returns:
-      `Params`, ready for `avae.align`.
+      `Params`, ready for `avae.align`, on one device or on many.
 
     Raises:
       ValueError: if there is no run in `workdir`, or nothing in it that can be read.
     """
     workdir = pathlib.Path(workdir)
-    like = init_state(load_experiment(workdir))
+    experiment = load_experiment(workdir)
     with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
         raise ValueError(f"{workdir}: the run has not saved a checkpoint yet")
-    return state.params
+    params = trained(state, experiment)
+    return jax.tree.map(jnp.asarray, jax.device_get(params))  # at home on any device: they go where the images are
 
 
 def load_experiment(workdir: str | pathlib.Path) -> Experiment:
@@ -143,10 +174,14 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(changed)}); "
                 "choose another --workdir, or remove this one"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(complete(plain(config)), indent=2) + "\n")
-    draft.replace(path)  # whole or not at all
+    if devices.first_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(complete(plain(config)), indent=2) + "\n")
+        draft.replace(path)  # whole or not at all
+    devices.wait_for_all("claim")
+    if not path.exists():
+        raise ValueError(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
 
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -171,4 +206,24 @@ def _collect_failed_reads() -> None:
 
 def _arrays(state: TrainState) -> dict[str, Any]:
     """The part of the state that is saved: its static model is in config.json."""
-    return {"step": state.step, "weights": state.params.weights, "opt_state": state.opt_state}
+    arrays = {"step": state.step, "weights": state.params.weights, "opt_state": state.opt_state}
+    return arrays if state.average is None else arrays | {"average": state.average}
+
+
+def _loss(metrics: Any) -> float:
+    return metrics["loss"]
+
+
+def _loss_of(found: Any) -> float:
+    """What orders checkpoints from the best; those of older versions have no loss."""
+    return found.metrics["loss"] if found.metrics else float("inf")
+
+
+def _newest(found: Any) -> int:
+    return -found.step
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says, its middle left out where it is long."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 240 else f"{line[:120]} ... {line[-120:]}"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from avae.data import Data
 from avae.model import Frame, Model
+from avae.precision import PRECISIONS
 from avae.settings import Search
 from avae.transforms import FAMILIES, Transform
 from avae.vae import LIKELIHOODS, MLP, NETWORKS, Conv
@@ -46,10 +47,15 @@ class Train:
       learning_rate: peak of Adam's schedule: linear warm-up, then cosine decay to a hundredth.
       warmup_steps: steps of warm-up.
       clip_norm: gradients are scaled down to this global norm.
+      accumulate: steps whose mean gradient makes one update of the weights.
+      average: decay per step of the running average of the weights that is evaluated in their place; 0 for none.
+      precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
       search: pose search inside the step, or None to train a plain VAE.
       seed: of the weights, the order of the data and all draws.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
+      keep_last: how many of the newest checkpoints are kept.
+      keep_best: how many are kept besides: those before which the mean training loss, since the last, was lowest.
     """
 
     epochs: int = 30
@@ -57,15 +63,26 @@ class Train:
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     clip_norm: float = 100.0
+    accumulate: int = 1
+    average: float = 0.0
+    precision: str = "float32"
     search: Search | None = train_search(Search())
     seed: int = 0
     log_every: int = 100
     checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_best: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.keep_best < 0:
+            raise ValueError(f"train.keep_best: expected at least 0, got {self.keep_best}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"train.average: expected a decay from 0 (none) to below 1, got {self.average}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"train.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and self.warmup_steps >= 0):
             raise ValueError(
                 "train: expected learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got "

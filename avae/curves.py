@@ -9,6 +9,7 @@ from jax import Array
 from avae.align import align
 from avae.batched import over_batches, plain_loss
 from avae.data import binarize
+from avae.devices import replicate
 from avae.model import Params
 from avae.warp import warp
 
@@ -41,13 +42,14 @@ def loss_curves(
     matrices = turns(np.radians(np.repeat(degrees, n)), upright.ndim - 2)
     which = np.tile(np.arange(n), len(degrees))
     low, high = min(0.0, float(upright.min())), float(upright.max())
+    pictures = replicate(upright)
 
     numbers: dict[str, Any] = {"n_images": n, "angles": degrees.tolist(), "series": {}}
     curves = []
     for name, params in models.items():
 
-        def both(which: np.ndarray, matrix: np.ndarray, params: Params = params) -> tuple[Array, Array]:
-            turned = jnp.clip(warp(upright[which], matrix), low, high)  # against rounding
+        def both(which: Array, matrix: Array, params: Params = params) -> tuple[Array, Array]:
+            turned = jnp.clip(warp(pictures[which], matrix), low, high)  # against rounding
             x = jnp.asarray(binarize(turned, binarized, key))
             return align(params, x).loss, plain_loss(params, x)
 

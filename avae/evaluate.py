@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import math
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from avae import comparison, metrics
 from avae.align import Alignment, align
@@ -21,6 +23,7 @@ from avae.batched import at_once, over_batches, plain_loss, plain_reconstruction
 from avae.config import Evaluation
 from avae.curves import Curve, loss_curves
 from avae.data import Data, Examples, load
+from avae.devices import count, replicate, take
 from avae.metrics import mean_and_error
 from avae.model import Params
 from avae.settings import Search
@@ -122,6 +125,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
 def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
     """`evaluate` on given examples."""
     start, test = time.perf_counter(), inputs.test
+    params, baseline = replicate((params, baseline))
     models = {"avae": params} | ({} if baseline is None else {"plain_vae": baseline})
     scores = {name: _score(model, inputs, settings.draws, NAMES[name]) for name, model in models.items()}
     found = scores["avae"].found
@@ -150,7 +154,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
 def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
     """Losses of every test image, with the same random numbers for every model."""
 
-    def score(x: np.ndarray, upright: np.ndarray, index: np.ndarray) -> _Scores:
+    def score(x: Array, upright: Array, index: Array) -> _Scores:
         key = jax.random.fold_in(jax.random.key(0), int(index[0]))
         found = align(params, x)
         plain = {
@@ -216,7 +220,8 @@ def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ..
 
 def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
     """Images per second of one plain pass and of `align`: compiled before, median of three."""
-    x = jnp.asarray(images[: at_once(images.shape[1:], SPEED_BATCH)])
+    n, each = min(at_once(images.shape[1:], SPEED_BATCH), len(images)), count()
+    x = take(images, np.arange(math.ceil(n / each) * each) % len(images))
     calls = {"encode_decode": lambda: plain_loss(params, x), "align": lambda: align(params, x).loss}
     speed: dict[str, Any] = {"batch": len(x)}
     for name, call in calls.items():

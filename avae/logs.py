@@ -1,6 +1,7 @@
 """What a run says while it runs: metrics.jsonl always, TensorBoard where installed, a bar or log lines for people."""
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
+
+from avae.devices import first_process
 
 try:
     from tensorboardX import SummaryWriter
@@ -23,11 +26,13 @@ class Writer:
     """
 
     def __init__(self, workdir: pathlib.Path, step: int = 0) -> None:
-        path = workdir / "metrics.jsonl"
+        first = first_process()  # the others write nothing
+        path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if SummaryWriter else None
+        board = SummaryWriter if first else None
+        self._board = board(str(workdir / "tensorboard"), purge_step=step + 1) if board else None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of one step."""
@@ -71,7 +76,9 @@ class Progress:
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
         self._title, self._total, self._done, self._first, self._every = title, total, done, done, every
         self._unit, self._since, self._start = unit, done, time.monotonic()
-        self._bar = None
+        self._bar, self._quiet = None, not first_process()
+        if self._quiet:
+            return
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
         else:
@@ -94,7 +101,7 @@ class Progress:
         """A line that does not break the bar."""
         if self._bar:
             self._bar.write(line, file=sys.stderr)
-        else:
+        elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 
     def _left(self) -> str:

@@ -22,35 +22,42 @@ def peak_bytes(function: Callable[..., Any], *args: Any) -> int:
     return _size(closed.jaxpr.invars) + _peak(closed.jaxpr)
 
 
-def in_parts(function: Callable[..., Any], arrays: Any, budget: int) -> Any:
+def in_parts(function: Callable[..., Any], arrays: Any, budget: int, shards: int = 1) -> Any:
     """`vmap(function)` over the leading axis [B] of a pytree of arrays, so many examples at a time as fit in memory.
 
     The last part repeats the last example rather than being shorter: one shape, compiled once. A single example always
-    goes through, whatever it needs.
+    goes through, whatever it needs. Where the batch is split over devices, a part takes some of each device's examples,
+    so that none has to move.
 
     Args:
       function: of one example, returns a pytree of arrays.
       arrays: pytree of arrays [B, ...].
-      budget: bytes that all of it may take, arguments and results included.
+      budget: bytes that all of it may take on one device, arguments and results included.
+      shards: devices over which the leading axis is split in equal, contiguous pieces.
 
     Returns:
       The pytree that `function` returns, with arrays [B, ...].
     """
     n = jax.tree.leaves(arrays)[0].shape[0]
+    rows = n // shards
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arrays)
-    whole = n * _bytes(jax.tree.leaves((example, jax.eval_shape(function, example))))
+    whole = rows * _bytes(jax.tree.leaves((example, jax.eval_shape(function, example))))
     size = max(1, int(SHARE * budget - whole) // peak_bytes(function, example))
-    parts = math.ceil(n / size)
+    parts = math.ceil(rows / size)
     if parts == 1:
         return jax.vmap(function)(arrays)
-    each = math.ceil(n / parts)
-    index = jnp.minimum(jnp.arange(parts * each), n - 1).reshape(parts, each)
+    each = math.ceil(rows / parts)
+    index = jnp.minimum(jnp.arange(parts * each), rows - 1).reshape(parts, each)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(shards, rows, *leaf.shape[1:]), arrays)
 
     def part(index: Array) -> Any:
-        return jax.vmap(function)(jax.tree.map(lambda leaf: leaf[index], arrays))
+        return jax.vmap(jax.vmap(function))(jax.tree.map(lambda leaf: leaf[:, index], pieces))
 
-    results = lax.map(part, index)
-    return jax.tree.map(lambda leaf: leaf.reshape(parts * each, *leaf.shape[2:])[:n], results)
+    def joined(leaf: Array) -> Array:  # [parts, shards, each, ...]
+        leaf = jnp.moveaxis(leaf, 0, 1).reshape(shards, parts * each, *leaf.shape[3:])
+        return leaf[:, :rows].reshape(n, *leaf.shape[2:])
+
+    return jax.tree.map(joined, lax.map(part, index))
 
 
 def _peak(jaxpr: Jaxpr) -> int:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from avae.devices import local
 from avae.settings import Search
 from avae.transforms import Rotation, Transform, check_family
 from avae.vae import MLP, Bernoulli, Posterior, Weights
@@ -230,7 +231,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
     if not isinstance(array, Tracer):
-        _check_values(np.asarray(array), model, name)
+        _check_values(local(array), model, name)
     return jnp.asarray(array, jnp.float32)
 
 

@@ -12,6 +12,7 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
+from avae.devices import shards_of
 from avae.evidence import Bound, Problem, check_model, check_modes, log_mean, weighted_poses
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
@@ -126,17 +127,25 @@ def pose_posterior(
     settings = params.model.settings(search, family)
     wanted = len(family.lattice) if n_modes is None and family.dof == 0 else n_modes
     n_modes = check_modes(wanted, settings, family)
-    return _posterior(params, check_images(x, params.model), key, n_samples, n_modes, settings, family)
+    x = check_images(x, params.model)
+    return _posterior(params, x, key, n_samples, n_modes, settings, family, shards_of(x))
 
 
-@functools.partial(jax.jit, static_argnames=("n_samples", "n_modes", "settings", "transform"))
+@functools.partial(jax.jit, static_argnames=("n_samples", "n_modes", "settings", "transform", "shards"))
 def _posterior(
-    params: Params, x: Array, key: Array, n_samples: int, n_modes: int, settings: Search, transform: Transform
+    params: Params,
+    x: Array,
+    key: Array,
+    n_samples: int,
+    n_modes: int,
+    settings: Search,
+    transform: Transform,
+    shards: int,
 ) -> PosePosterior:
     def one(x: Array, key: Array) -> PosePosterior:
         return posterior_one(Problem(params, x, transform, settings, n_samples, n_modes), key)
 
-    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget)
+    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget, shards)
 
 
 def posterior_one(problem: Problem, key: Array) -> PosePosterior:

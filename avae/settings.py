@@ -26,8 +26,8 @@ class Search:
       learning_rate: Adam's step size, in radians and half-widths.
       damping: Gauss-Newton's first Levenberg-Marquardt damping, relative to the curvature.
       chunk: starts scored at a time; few keep the coarse stage in cache.
-      memory: bytes that the search may take; a batch that needs more goes through in parts. None for 2 GiB on a CPU
-        and half of the device's memory elsewhere.
+      memory: bytes that the search may take on a device; a batch that needs more goes through in parts. None for 2 GiB
+        on a CPU and half of the device's memory elsewhere.
     """
 
     n_starts: int = 32
@@ -67,7 +67,7 @@ class Search:
         """`memory`, or the default of the device at hand, in bytes."""
         if self.memory is not None:
             return self.memory
-        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
         return 2 * 2**30 if limit is None else limit // 2
 
 

@@ -18,19 +18,22 @@ from avae.config import Experiment, Train
 from avae.data import factors, repose
 from avae.model import Params, init
 from avae.objective import Terms, batch_terms, pose_loss
+from avae.precision import reduced
 
 
 class TrainState(struct.PyTreeNode):
-    """All that changes while training: the step, the parameters and the optimizer's moments."""
+    """All that changes while training: the step, the parameters, the optimizer's moments and the average, if any."""
 
     step: Array
     params: Params
     opt_state: Any
+    average: Any = None
 
 
 def steps_per_run(train: Train, n_train: int) -> int:
-    """Steps in a run: `epochs` times the training images, in batches."""
-    return max(1, train.epochs * n_train // train.batch_size)
+    """Steps in a run: `epochs` times the training images, in batches; whole updates, where each takes several."""
+    updates = train.epochs * n_train // (train.batch_size * train.accumulate)
+    return max(1, updates) * train.accumulate
 
 
 def schedule(experiment: Experiment) -> optax.Schedule:
@@ -43,19 +46,35 @@ def schedule(experiment: Experiment) -> optax.Schedule:
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """Adam with clipped gradients and the experiment's schedule."""
-    return optax.chain(optax.clip_by_global_norm(experiment.train.clip_norm), optax.adam(schedule(experiment)))
+    """Adam with clipped gradients and the experiment's schedule, on the mean gradient of `accumulate` steps."""
+    train, rate = experiment.train, schedule(experiment)
+    if train.accumulate == 1:
+        return optax.chain(optax.clip_by_global_norm(train.clip_norm), optax.adam(rate))
+    adam = optax.adam(lambda update: rate(update * train.accumulate))
+    chain = optax.chain(optax.clip_by_global_norm(train.clip_norm), adam)
+    return optax.MultiSteps(chain, train.accumulate).gradient_transformation()
 
 
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step."""
-    params = init(jax.random.key(experiment.train.seed), experiment.model)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights))
+    params, train = init(jax.random.key(experiment.train.seed), experiment.model), experiment.train
+    average = optax.ema(train.average).init(params.weights) if train.average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights), average)
 
 
-@functools.partial(jax.jit, static_argnames="experiment", donate_argnames="state")
-def train_step(state: TrainState, images: Array, experiment: Experiment) -> tuple[TrainState, dict[str, Array]]:
-    """One step on a batch of images [B, H, W, C].
+def trained(state: TrainState, experiment: Experiment) -> Params:
+    """What a run gives: the running average of the weights where one is kept, else the weights."""
+    if state.average is None or int(state.step) == 0:
+        return state.params
+    weights = optax.tree.bias_correction(state.average.ema, experiment.train.average, state.average.count)
+    return state.params.replace(weights=weights)
+
+
+@functools.partial(jax.jit, static_argnames=("experiment", "shards"), donate_argnames="state")
+def train_step(
+    state: TrainState, images: Array, experiment: Experiment, shards: int = 1
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step on a batch of images [B, H, W, C], split over `shards` devices.
 
     Every draw comes from the seed and the step number, so a run can be resumed, or repeated, bit for bit.
 
@@ -70,15 +89,19 @@ def train_step(state: TrainState, images: Array, experiment: Experiment) -> tupl
         stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
         images = repose(images, poses, experiment.data.transform, stretches)
 
-    alpha, metrics = _search_poses(state.params, images, start_key, experiment)
+    params = reduced(state.params, experiment.train.precision)
+    alpha, metrics = _search_poses(params, images, start_key, experiment, shards)
 
     def loss(weights: Any) -> tuple[Array, Terms]:
-        terms = batch_terms(state.params.replace(weights=weights), images, alpha, latent_key)
+        terms = batch_terms(params.replace(weights=weights), images, alpha, latent_key)
         return jnp.mean(terms.total), jax.tree.map(jnp.mean, terms)
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
     update, opt_state = optimizer(experiment).update(gradient, state.opt_state)
     weights = optax.apply_updates(state.params.weights, update)
+    average = state.average
+    if average is not None:
+        _, average = optax.ema(experiment.train.average).update(weights, average)
     metrics |= {
         "loss": terms.total,
         "reconstruction": terms.reconstruction,
@@ -86,17 +109,17 @@ def train_step(state: TrainState, images: Array, experiment: Experiment) -> tupl
         "gradient_norm": optax.tree.norm(gradient),
         "learning_rate": jnp.asarray(schedule(experiment)(state.step)),
     }
-    return TrainState(state.step + 1, state.params.replace(weights=weights), opt_state), metrics
+    return TrainState(state.step + 1, state.params.replace(weights=weights), opt_state, average), metrics
 
 
 def _search_poses(
-    params: Params, images: Array, key: Array, experiment: Experiment
+    params: Params, images: Array, key: Array, experiment: Experiment, shards: int
 ) -> tuple[Array | None, dict[str, Array]]:
     """alpha* of each image, held fixed; None for a plain VAE."""
     settings, transform = experiment.train.search, experiment.model.transform
     if settings is None:
         return None, {}
     params = jax.lax.stop_gradient(params)
-    found = search_batch(pose_loss(params, transform), images, transform, key, settings)
+    found = search_batch(pose_loss(params, transform), images, transform, key, settings, shards=shards)
     gain = jnp.mean(found.info.identity_loss - found.loss)
     return jax.lax.stop_gradient(found.alpha), {"search_gain": gain}

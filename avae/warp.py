@@ -28,6 +28,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from avae.devices import local
+
 
 def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
     """Pulls images through affine maps: `out(p) = x(A p + t)`, zeros outside.
@@ -60,7 +62,7 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
     if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
         raise ValueError(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
     if not isinstance(matrix, Tracer):
-        _check_matrices(np.asarray(matrix, np.float64).reshape(-1, rows, rows + 1))
+        _check_matrices(local(matrix).astype(np.float64).reshape(-1, rows, rows + 1))
     if not batched:
         return warp_one(x, matrix)
     return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)

@@ -152,7 +152,7 @@ def test_the_budget_is_the_memory_given_or_that_of_the_device(monkeypatch):
     assert avae.Search(memory=123).budget == 123
 
     def device(stats):
-        monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(memory_stats=lambda: stats)])
+        monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(memory_stats=lambda: stats)])
         return avae.Search().budget
 
     assert device(None) == device({}) == 2 * 2**30

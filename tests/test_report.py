@@ -268,7 +268,7 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     other = dataclasses.replace(described, train=unsearched, data=dataclasses.replace(described.data, seed=1))
     runs = {tmp_path: (params, described), tmp_path / "baseline": (plain, other)}
     (tmp_path / "baseline").mkdir()
-    monkeypatch.setattr(evaluation, "load", lambda folder: runs[folder][0])
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: runs[folder][0])
     monkeypatch.setattr(evaluation, "load_experiment", lambda folder: runs[folder][1])
     path = evaluation.run(tmp_path)
     printed = capsys.readouterr().out

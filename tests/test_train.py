@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import avae
-from avae import checkpoint, data, loop, training
+from avae import checkpoint, data, loop, signals, training
 from avae.config import default, experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -167,14 +167,14 @@ def test_interrupt_saves_the_step_it_was_at(tmp_path, monkeypatch):
     """SIGINT in the middle, away from any checkpoint step, loses nothing."""
     calls = []
 
-    def step_then_interrupt(*args):
+    def step_then_interrupt(*args, **kwargs):
         calls.append(1)
         if len(calls) == 10:
             os.kill(os.getpid(), signal.SIGINT)
-        return training.train_step(*args)
+        return training.train_step(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", step_then_interrupt)
-    with pytest.raises(loop.Interrupted, match="stopped by SIGINT after step 10, saved in"):
+    with pytest.raises(signals.Interrupted, match="stopped by SIGINT after step 10, saved in"):
         fit(tiny(), tmp_path)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(training.init_state(experiment(tiny()))).step) == 10
@@ -217,8 +217,8 @@ def test_all_checkpoints_damaged_is_a_sentence(tmp_path):
 def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     real = training.train_step
 
-    def poisoned(state, images, exp):
-        return real(state, images * (np.nan if int(state.step) == 9 else 1.0), exp)
+    def poisoned(state, images, exp, **kwargs):
+        return real(state, images * (np.nan if int(state.step) == 9 else 1.0), exp, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 10: .*loss.* not finite; the last good checkpoint"):
@@ -307,6 +307,7 @@ def test_unknown_and_missing_settings_are_named():
         ("--config.train.epochs=many", "epochs=many: invalid literal for int"),
         ("--nonsense=1", "Unknown command line flag 'nonsense'"),
         ("surplus", "unexpected argument 'surplus'"),
+        ("--coordinator=localhost:1", "--coordinator: expected --distributed beside it"),
     ],
 )
 def test_a_wrong_flag_is_a_sentence(flag, message):

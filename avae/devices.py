@@ -1,0 +1,134 @@
+"""Where arrays live: one mesh over all devices of all processes, batches split along it, weights on every device.
+
+Nothing else knows how many devices there are. The order of the data and all random draws are those of one device: the
+same images make a batch, and each draw belongs to an example, whichever device holds it.
+"""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+AXIS = "data"
+
+
+def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins this process to the others of a run on many hosts; to be called before anything else of JAX's.
+
+    Args:
+      coordinator: host:port of process 0; None for JAX_COORDINATOR_ADDRESS, or what a Cloud TPU, SLURM or Open MPI
+        says.
+      num_processes: how many there are; None for AVAE_NUM_PROCESSES, or likewise.
+      process_id: which of them this one is, from 0; None for AVAE_PROCESS_ID, or likewise.
+
+    Raises:
+      ValueError: if the others cannot be found from what was given and the environment.
+    """
+    num_processes = _whole("AVAE_NUM_PROCESSES") if num_processes is None else num_processes
+    process_id = _whole("AVAE_PROCESS_ID") if process_id is None else process_id
+    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process_id}"
+        )
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"coordinator: expected host:port of process 0, got {coordinator!r}")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        given = f"coordinator {coordinator}, num_processes {num_processes}, process_id {process_id}"
+        raise ValueError(
+            f"distributed: the processes could not be joined ({str(error).splitlines()[0]}); expected a Cloud TPU, "
+            f"SLURM or Open MPI to say how, or coordinator, num_processes and process_id; got {given}"
+        ) from None
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes logs, reports and everything else that is written once."""
+    return jax.process_index() == 0
+
+
+@functools.cache
+def mesh() -> Mesh:
+    """All devices in a row; Auto axes, so that the compiler places what is computed."""
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def count() -> int:
+    """How many devices there are, on all hosts together."""
+    return mesh().size
+
+
+def check_batch(batch_size: int) -> None:
+    """Raises ValueError if a batch cannot be split evenly over the devices."""
+    n = count()
+    if batch_size % n:
+        near = sorted({size for size in (batch_size // n * n, batch_size // n * n + n) if size})
+        raise ValueError(
+            f"train.batch_size: expected a multiple of the {n} devices, got {batch_size}; "
+            f"{' or '.join(map(str, near))} would do"
+        )
+
+
+def replicate(tree: Any) -> Any:
+    """A pytree of arrays, the same on every process, as arrays that every device holds whole."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
+def take(source: np.ndarray, index: np.ndarray) -> Array:
+    """The rows `source[index]` [B, ...], split over the devices; a process reads the rows of its own devices alone.
+
+    Args:
+      source: array [N, ...] on the host, or whatever has a shape and can be indexed like one.
+      index: row numbers [B], the same on every process; B is a multiple of the devices.
+    """
+    split = NamedSharding(mesh(), PartitionSpec(AXIS))
+
+    def rows(where: Any) -> np.ndarray:
+        return np.asarray(source[index[where[0]]])
+
+    return jax.make_array_from_callback((len(index), *source.shape[1:]), split, rows)
+
+
+def shards_of(x: Any) -> int:
+    """Over how many devices the leading axis of `x` is split; 1 under a trace, where it is not known."""
+    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
+        return 1
+    return max(1, x.shape[0] // max(1, x.sharding.shard_shape(x.shape)[0]))
+
+
+def fetch(tree: Any) -> Any:
+    """A pytree of arrays, split or not, as whole arrays on the host of every process."""
+    return jax.device_get(tree) if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+
+
+def local(x: ArrayLike) -> np.ndarray:
+    """What this process can see of an array [B, ...]: all of it, or the rows on its own devices."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.concatenate([np.asarray(shard.data) for shard in x.addressable_shards])
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` holds in every process."""
+    return ok if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
+
+
+def _whole(variable: str) -> int | None:
+    """A whole number from the environment, if it is there."""
+    value = os.environ.get(variable)
+    if value is not None and not value.isdigit():
+        raise ValueError(f"{variable}: expected a whole number, got {value!r}")
+    return None if value is None else int(value)

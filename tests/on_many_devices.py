@@ -1,0 +1,145 @@
+"""What test_devices.py looks at, computed in a process of its own with eight fake devices: prints JSON.
+
+The mesh is over the first 1, 2 or 8 of them.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+import avae
+from avae import devices, loop, training
+from avae.config import default, experiment
+
+jax.config.update("jax_num_cpu_devices", 8)
+MOVES = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+SMALL = {
+    "data.n_train": 64,
+    "data.n_test": 8,
+    "model.hidden": (8,),
+    "model.latent": 2,
+    "train.batch_size": 16,
+    "train.epochs": 5,  # 20 steps
+    "train.warmup_steps": 2,
+    "train.search.n_starts": 8,
+    "train.search.top_k": 1,
+    "train.search.n_local": 0,
+    "train.search.n_steps": 1,
+}
+
+
+def described(**changes):
+    config = default()
+    config.update_from_flattened_dict(SMALL | changes)
+    return experiment(config)
+
+
+def use(n):
+    """The mesh of the first n devices, from now on."""
+    row = jax.make_mesh((n,), (devices.AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:n])
+    devices.mesh = lambda: row
+
+
+def moves(compiled):
+    """Kind and shapes of everything that moves between devices in a compiled step."""
+    found = (re.search(MOVES, line) for line in compiled.as_text().splitlines())
+    return [(match[2], re.findall(r"\[([\d,]*)\]", match[1])) for match in found if match]
+
+
+def flat(params):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(params.weights))])
+
+
+def distance(a, b):
+    return float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b)))
+
+
+def steps(n):
+    """The weights after 20 steps on n devices, the losses on the way, and what moved in each step."""
+    use(n)
+    exp, rng = described(), np.random.default_rng(0)
+    images = rng.random((64, 28, 28, 1), np.float32)
+    state = devices.replicate(training.init_state(exp))
+    batch = devices.take(images, np.arange(16))
+    step = training.train_step.lower(state, batch, exp, shards=n).compile()
+    losses = []
+    for _ in range(20):
+        state, metrics = step(state, devices.take(images, rng.permutation(64)[:16]))
+        losses.append(float(metrics["loss"]))
+    whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return state.params, losses, moves(step), whole
+
+
+def aligned():
+    """An alignment that needs parts, of a batch on one device and of the same split over eight."""
+    network, family = avae.MLP(image_shape=(12, 12, 1), hidden=(8,), latent=2), avae.QuarterTurns()
+    params = avae.init(jax.random.key(0), avae.Model(network, transform=family))
+    x = np.random.default_rng(1).random((48, 12, 12, 1), np.float32)
+    search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=0, memory=100_000)
+    use(8)
+    split = devices.take(x, np.arange(48))
+    one, many = avae.align(params, x, search=search), avae.align(params, split, search=search)
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)
+    compiled = sys.modules["avae.align"]._align.lower(params, split, None, search, family, 8).compile()
+    return {
+        "close": all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs),
+        "rows_per_device": sorted(
+            {leaf.sharding.shard_shape(leaf.shape)[0] for leaf in jax.tree.leaves(many) if leaf.size}
+        ),
+        "moves": moves(compiled),
+        "loops": "while(" in compiled.as_text(),
+    }
+
+
+def resumed():
+    """How far a run begun on two devices and ended on eight is from one that stayed on one; and the order of images."""
+    exp, seen = described(**{"train.search.enabled": False}), []
+    stop, take = loop.stop_signal, devices.take
+    devices.take = lambda source, index: (seen.append(index.tolist()), take(source, index))[1]
+    with tempfile.TemporaryDirectory() as folder:
+        here = pathlib.Path(folder)
+        use(1)
+        (here / "straight").mkdir()
+        (here / "moved").mkdir()
+        straight = loop.fit(exp, here / "straight")
+        order, seen[:] = list(seen), []
+        use(2)
+        loop.stop_signal = lambda: contextlib.nullcontext(lambda step: 15 if step == 8 else None)
+        with contextlib.suppress(loop.Interrupted):
+            loop.fit(exp, here / "moved")
+        loop.stop_signal = stop
+        use(8)
+        moved = loop.fit(exp, here / "moved")
+    return {"distance": distance(moved, straight), "same_order": seen == order, "steps": len(seen)}
+
+
+def mistake():
+    use(8)
+    try:
+        devices.check_batch(12)
+    except ValueError as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    runs = {n: steps(n) for n in (1, 2, 8)}
+    print(
+        json.dumps(
+            {
+                "distances": [distance(runs[n][0], runs[1][0]) for n in (2, 8)],
+                "losses": [runs[n][1] for n in (1, 2, 8)],
+                "moves": {n: runs[n][2] for n in (1, 2, 8)},
+                "replicated": [runs[n][3] for n in (1, 2, 8)],
+                "aligned": aligned(),
+                "resumed": resumed(),
+                "mistake": mistake(),
+            }
+        ),
+        file=sys.stdout,
+    )

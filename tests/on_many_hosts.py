@@ -1,0 +1,53 @@
+"""One process of a run on many hosts, for test_hosts.py: argv is the folder, the port, how many, and which this is.
+
+AVAE_SLOW is the least time of a step in seconds, so that the run can be stopped on the way.
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from avae import checkpoint, devices, loop
+from avae.config import default, experiment
+from avae.signals import Interrupted
+
+SMALL = {
+    "data.n_train": 64,
+    "data.n_test": 8,
+    "data.pose": "upright",
+    "transform.name": "quarter_turns",
+    "model.hidden": (8,),
+    "model.latent": 2,
+    "train.batch_size": 16,
+    "train.epochs": 5,  # 20 steps
+    "train.warmup_steps": 2,
+    "train.checkpoint_every": 4,
+    "train.log_every": 1,
+}
+
+
+def main(workdir, port, processes, process):
+    if processes > 1:
+        devices.join(f"127.0.0.1:{port}", processes, process)
+    config, take = default(), devices.take
+    config.update_from_flattened_dict(SMALL)
+    pause = float(os.environ.get("AVAE_SLOW", "0"))
+    devices.take = lambda source, index: (time.sleep(pause), take(source, index))[1]
+    checkpoint.claim(workdir, config)
+    try:
+        params = loop.fit(experiment(config), workdir)
+    except Interrupted as stop:
+        print(stop)
+        sys.exit(128 + stop.signum)
+    weights = jax.device_get(params.weights)
+    if devices.first_process():
+        np.savez(workdir / "weights.npz", *jax.tree.leaves(weights))
+    devices.wait_for_all("done")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -1,0 +1,68 @@
+"""One device, two or eight: the same run, and little moves between them. One process of its own computes it all."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles several times faster
+
+
+@pytest.fixture(scope="module")
+def seen():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "tests/on_many_devices.py"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_weights_after_twenty_steps_are_those_of_one_device(seen):
+    assert max(seen["distances"]) < 1e-5
+    one, two, eight = seen["losses"]
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert one[-1] < one[0]
+
+
+def test_one_all_reduce_a_step_and_nothing_gathered_but_the_scores_of_the_starts(seen):
+    assert seen["moves"]["1"] == []
+    for n in ("2", "8"):
+        moves = seen["moves"][n]
+        kinds = [kind for kind, _ in moves]
+        assert kinds.count("all-reduce") == 1
+        assert set(kinds) <= {"all-reduce", "all-gather"}
+        assert [shapes for kind, shapes in moves if kind == "all-gather"] == [["16,8"]]  # [batch, starts]
+        reduced = next(shapes for kind, shapes in moves if kind == "all-reduce")
+        assert {"8,784", "784,8", "8,2", "784"} <= set(reduced)  # the gradients, all at once
+
+
+def test_every_device_holds_all_of_the_state(seen):
+    assert seen["replicated"] == [True, True, True]
+
+
+def test_a_split_batch_is_aligned_in_parts_where_it_lies(seen):
+    aligned = seen["aligned"]
+    assert aligned["loops"]
+    assert aligned["close"]
+    assert aligned["rows_per_device"] == [6]  # 48 over 8
+    assert [kind for kind, _ in aligned["moves"]] == ["all-gather"]
+    (shapes,) = [shapes for _, shapes in aligned["moves"]]
+    assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in shapes)  # [batch, starts]
+
+
+def test_a_run_begun_on_two_devices_ends_on_eight(seen):
+    assert seen["resumed"]["steps"] == 20
+    assert seen["resumed"]["same_order"]
+    assert seen["resumed"]["distance"] < 1e-5
+
+
+def test_a_batch_that_cannot_be_split_is_a_sentence(seen):
+    assert seen["mistake"] == ("train.batch_size: expected a multiple of the 8 devices, got 12; 8 or 16 would do")

@@ -1,0 +1,127 @@
+"""Two processes of two devices each on loopback: the run of one process with four, also if one of them is killed."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from avae import devices
+from avae.logs import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+LIMIT = 240  # seconds, of everything that is waited for
+
+
+def start(workdir, processes, fakes, pause=0.0):
+    """The processes of one run; each writes to a log of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={fakes} {QUICK}",
+        "PYTHONPATH": str(ROOT),
+        "AVAE_SLOW": str(pause),
+    }
+    workdir.mkdir(exist_ok=True)
+    run = []
+    for process in range(processes):
+        command = [sys.executable, "tests/on_many_hosts.py", workdir, port, processes, process]
+        with (workdir / f"log{process}").open("w") as log:
+            run.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log))
+    return run
+
+
+def finish(run):
+    """The exit codes of the processes; none of them outlives this."""
+    deadline = time.monotonic() + LIMIT
+    try:
+        return [process.wait(timeout=max(1.0, deadline - time.monotonic())) for process in run]
+    finally:
+        for process in run:
+            process.kill()
+            process.wait()
+
+
+def wait_for_checkpoint(run, workdir, step):
+    deadline = time.monotonic() + LIMIT
+    while not (workdir / "checkpoints" / str(step)).exists():
+        assert all(process.poll() is None for process in run), (workdir / "log0").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def weights(workdir):
+    with np.load(workdir / "weights.npz") as arrays:
+        return np.concatenate([arrays[name].ravel() for name in arrays.files])
+
+
+def losses(workdir):
+    return [row["loss"] for row in read_metrics(workdir)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("alone")
+    assert finish(start(workdir, 1, 4)) == [0], (workdir / "log0").read_text()
+    return workdir
+
+
+def assert_same_run(workdir, alone):
+    assert len(losses(workdir)) == 20
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-6)
+    assert np.linalg.norm(weights(workdir) - weights(alone)) < 1e-5 * np.linalg.norm(weights(alone))
+
+
+def test_one_of_two_is_killed_and_both_started_again_end_as_one_process_does(alone, tmp_path):
+    run = start(tmp_path, 2, 2, pause=0.2)
+    wait_for_checkpoint(run, tmp_path, 8)
+    run[1].kill()
+    codes = finish(run)
+    assert codes[0] not in (0, None)  # it does not go on alone, and does not hang
+    run = start(tmp_path, 2, 2)
+    assert finish(run) == [0, 0], (tmp_path / "log0").read_text()
+    assert "resuming after step" in (tmp_path / "log0").read_text()
+    assert "steps" not in (tmp_path / "log1").read_text()  # only the first process speaks
+    assert_same_run(tmp_path, alone)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("nowhere", 2, 0), "coordinator: expected host:port of process 0, got 'nowhere'"),
+        (("localhost:1", 2, 2), "process_id: expected 0 to 1 of 2 processes, got 2"),
+        ((None, 2, 0), "could not be joined"),  # no cluster says where process 0 is, or JAX is in use already
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_a_sentence(given, message):
+    with pytest.raises(ValueError, match=message):
+        devices.join(*given)
+
+
+def test_numbers_in_the_environment_are_checked(monkeypatch):
+    monkeypatch.setenv("AVAE_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="AVAE_NUM_PROCESSES: expected a whole number, got 'two'"):
+        devices.join("localhost:1")
+
+
+@pytest.mark.slow  # two more starts of two processes; run with `python -m pytest -m slow tests/test_hosts.py`
+def test_a_signal_to_one_of_two_stops_and_saves_both(alone, tmp_path):
+    run = start(tmp_path, 2, 2, pause=0.2)
+    wait_for_checkpoint(run, tmp_path, 4)
+    asked = time.monotonic()
+    run[1].send_signal(signal.SIGTERM)
+    assert finish(run) == [128 + signal.SIGTERM] * 2, (tmp_path / "log0").read_text()
+    assert time.monotonic() - asked < 30
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"stopped by SIGTERM after step {saved}, saved in" in (tmp_path / "log1").read_text()
+    assert finish(start(tmp_path, 2, 2)) == [0, 0], (tmp_path / "log0").read_text()
+    assert_same_run(tmp_path, alone)
