@@ -47,6 +47,7 @@ def plain_vae(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.train.search.enabled = False
+        config.train.search_every = 1
         config.train.epochs = config.evaluation.baseline_epochs
     return config
 

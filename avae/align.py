@@ -154,21 +154,24 @@ def search_batch(
     settings: Search,
     describe: Any = None,
     shards: int = 1,
+    first: Array | None = None,
 ) -> Any:
     """`search` without its checks, for use inside compiled code, of a batch that is split over `shards` devices.
 
-    `describe(x, found)` may add to what is found.
+    `describe(x, found)` may add to what is found; `first` [B, size] are starts that take the identity's place, each
+    for its own example.
     """
     if settings.starts == "lattice":
         starts = transform.lattice
     else:
         starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of positions per start
 
-    def one(x: Any, settings: Search = settings) -> Any:
-        found = search_one(loss_fn, x, starts, transform, settings)
+    def one(pair: tuple[Any, Array | None]) -> Any:
+        x, first = pair
+        found = search_one(loss_fn, x, starts if first is None else starts.at[0].set(first), transform, settings)
         return found if describe is None else describe(x, found)
 
-    return in_parts(one, x, settings.budget, shards)
+    return in_parts(one, (x, first), settings.budget, shards)
 
 
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:

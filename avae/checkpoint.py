@@ -207,7 +207,8 @@ def _collect_failed_reads() -> None:
 def _arrays(state: TrainState) -> dict[str, Any]:
     """The part of the state that is saved: its static model is in config.json."""
     arrays = {"step": state.step, "weights": state.params.weights, "opt_state": state.opt_state}
-    return arrays if state.average is None else arrays | {"average": state.average}
+    optional = {"average": state.average, "poses": state.poses}
+    return arrays | {name: part for name, part in optional.items() if part is not None}
 
 
 def _loss(metrics: Any) -> float:

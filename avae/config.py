@@ -51,6 +51,8 @@ class Train:
       average: decay per step of the running average of the weights that is evaluated in their place; 0 for none.
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
       search: pose search inside the step, or None to train a plain VAE.
+      search_every: epochs from one full search to the next. In the others each image's last pose is refined, beside a
+        few fresh starts; 1 for a full search at every step.
       seed: of the weights, the order of the data and all draws.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
@@ -67,6 +69,7 @@ class Train:
     average: float = 0.0
     precision: str = "float32"
     search: Search | None = train_search(Search())
+    search_every: int = 1
     seed: int = 0
     log_every: int = 100
     checkpoint_every: int = 500
@@ -74,7 +77,15 @@ class Train:
     keep_best: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_last"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "search_every",
+            "log_every",
+            "checkpoint_every",
+            "keep_last",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
         if self.keep_best < 0:
@@ -178,10 +189,15 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     )
     for settings in (model.search, training):
         model.settings(settings)  # raises where they do not go with the images
+    posed = {"transform": _transform("data.transform", given["data"]["transform"])}
+    data = _build(Data, "data", given["data"] | posed)
+    if train["search_every"] > 1 and (training is None or data.pose == "fresh"):
+        why = "train.search.enabled is False" if training is None else 'data.pose is "fresh"'
+        raise ValueError(
+            f"train.search_every: expected 1, got {train['search_every']}: {why}, so that there is no pose to remember"
+        )
     return Experiment(
-        data=_build(
-            Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])}
-        ),
+        data=data,
         model=model,
         train=_build(Train, "train", train | {"search": training}),
         evaluation=_build(Evaluation, "evaluation", given["evaluation"]),

@@ -57,8 +57,9 @@ def _steps(
     with watch:
         for step in range(watch.first, watch.total):
             with watch.reading():
-                batch = devices.take(images, order[step])
-            state, metrics = train_step(state, batch, experiment, shards=devices.count())
+                index = np.asarray(order[step])
+                batch = devices.take(images, index)
+            state, metrics = train_step(state, batch, experiment, devices.count(), index)
             watch.see(step, metrics)
             last, signum = step + 1 == watch.total, stop(step)
             if signum or last or (step + 1) % experiment.train.checkpoint_every == 0:

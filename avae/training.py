@@ -4,6 +4,7 @@ At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with resp
 the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,15 +20,22 @@ from avae.data import factors, repose
 from avae.model import Params, init
 from avae.objective import Terms, batch_terms, pose_loss
 from avae.precision import reduced
+from avae.settings import Search
+
+N_BESIDE = 4  # starts of a search from memory: the remembered pose and fresh ones beside it
 
 
 class TrainState(struct.PyTreeNode):
-    """All that changes while training: the step, the parameters, the optimizer's moments and the average, if any."""
+    """All that changes while training: the step, the parameters, the optimizer's moments.
+
+    And where the experiment asks for them, the average of the weights, and the last pose of each image [n_train, size].
+    """
 
     step: Array
     params: Params
     opt_state: Any
     average: Any = None
+    poses: Array | None = None
 
 
 def steps_per_run(train: Train, n_train: int) -> int:
@@ -59,7 +67,10 @@ def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step."""
     params, train = init(jax.random.key(experiment.train.seed), experiment.model), experiment.train
     average = optax.ema(train.average).init(params.weights) if train.average else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights), average)
+    transform, poses = experiment.model.transform, None
+    if train.search_every > 1:
+        poses = jnp.tile(transform.identity, (experiment.data.n_train, 1))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights), average, poses)
 
 
 def trained(state: TrainState, experiment: Experiment) -> Params:
@@ -72,11 +83,13 @@ def trained(state: TrainState, experiment: Experiment) -> Params:
 
 @functools.partial(jax.jit, static_argnames=("experiment", "shards"), donate_argnames="state")
 def train_step(
-    state: TrainState, images: Array, experiment: Experiment, shards: int = 1
+    state: TrainState, images: Array, experiment: Experiment, shards: int = 1, index: Array | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step on a batch of images [B, H, W, C], split over `shards` devices.
 
-    Every draw comes from the seed and the step number, so a run can be resumed, or repeated, bit for bit.
+    `index` [B] says which of the training images they are; it is needed where their poses are remembered
+    (`Train.search_every`). Every draw comes from the seed and the step number, so a run can be resumed, or repeated,
+    bit for bit.
 
     Returns:
       The new state, and scalars: the terms of J in nats per image, what the search gained over the identity, the
@@ -90,7 +103,8 @@ def train_step(
         images = repose(images, poses, experiment.data.transform, stretches)
 
     params = reduced(state.params, experiment.train.precision)
-    alpha, metrics = _search_poses(params, images, start_key, experiment, shards)
+    alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
+    poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 
     def loss(weights: Any) -> tuple[Array, Terms]:
         terms = batch_terms(params.replace(weights=weights), images, alpha, latent_key)
@@ -109,17 +123,36 @@ def train_step(
         "gradient_norm": optax.tree.norm(gradient),
         "learning_rate": jnp.asarray(schedule(experiment)(state.step)),
     }
-    return TrainState(state.step + 1, state.params.replace(weights=weights), opt_state, average), metrics
+    return TrainState(state.step + 1, state.params.replace(weights=weights), opt_state, average, poses), metrics
 
 
 def _search_poses(
-    params: Params, images: Array, key: Array, experiment: Experiment, shards: int
+    state: TrainState, images: Array, key: Array, experiment: Experiment, shards: int, index: Array | None
 ) -> tuple[Array | None, dict[str, Array]]:
     """alpha* of each image, held fixed; None for a plain VAE."""
     settings, transform = experiment.train.search, experiment.model.transform
     if settings is None:
         return None, {}
-    params = jax.lax.stop_gradient(params)
-    found = search_batch(pose_loss(params, transform), images, transform, key, settings, shards=shards)
-    gain = jnp.mean(found.info.identity_loss - found.loss)
-    return jax.lax.stop_gradient(found.alpha), {"search_gain": gain}
+    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform)
+
+    def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
+        found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)
+        return found.alpha, jnp.mean(found.info.identity_loss - found.loss)
+
+    if state.poses is None:
+        alpha, gain = search(settings)
+    else:
+        epoch = state.step * images.shape[0] // experiment.data.n_train
+        alpha, gain = jax.lax.cond(
+            epoch % experiment.train.search_every == 0,
+            lambda _: search(settings),
+            lambda first: search(from_memory(settings), first),
+            state.poses[index],
+        )
+    return jax.lax.stop_gradient(alpha), {"search_gain": gain}
+
+
+def from_memory(settings: Search) -> Search:
+    """The search from a remembered pose: few starts beside it, drawn anew at every step, and the best one refined."""
+    few = {"n_starts": N_BESIDE, "starts": "stratified", "top_k": 1, "n_local": 0}
+    return dataclasses.replace(settings, **few, n_steps=min(settings.n_steps, 2))

@@ -49,11 +49,15 @@ def test_every_config_is_an_experiment(path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("rot_voxels", {f"{owner}.name": "rotation3d" for owner in ("transform", "data.transform")}),
-        pytest.param("rot_voxels", {}, marks=pytest.mark.slow),
+        ("rot_voxels", {}),
+        pytest.param(
+            "rot_voxels",
+            {f"{owner}.name": "rotation3d" for owner in ("transform", "data.transform")},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("affine_mnist", {"search.n_starts": 16, "search.n_steps": 2}, marks=pytest.mark.slow),
     ],
-    ids=["rotation3d", "cube_rotations", "affine"],
+    ids=["cube_rotations", "rotation3d", "affine"],
 )
 def test_short_runs_end_in_a_report(tmp_path, name, changes):
     train.run(config_of(name, **SHORT, **changes), tmp_path)
