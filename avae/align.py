@@ -20,7 +20,7 @@ from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.settings import PAPER, Search
-from avae.solvers import CompositeLoss, Refined, linearise, refine
+from avae.solvers import CompositeLoss, linearise, refine
 from avae.transforms import Transform, check_family, spread
 
 Loss = Callable[[Any, Array], Array]
@@ -82,7 +82,7 @@ def align(
     x: ArrayLike,
     *,
     key: Array | None = None,
-    search: Search | None = None,
+    search: Search | str | None = None,
     transform: Transform | None = None,
 ) -> Alignment:
     """Finds, for each image, the pose at which the VAE explains it best.
@@ -91,7 +91,8 @@ def align(
       params: a trained model.
       x: images [B, H, W, C] (volumes [B, D, H, W, C]), float; in [0, 1] for the Bernoulli likelihood.
       key: draws the starts within their strata; None takes the centres, so that the result is deterministic.
-      search: settings; None for the model's own, or the family's where `transform` is another.
+      search: settings, or the name of a preset ("exhaustive", "paper", "default", "fast"; see `avae.settings.preset`);
+        None for the model's own, or the family's where `transform` is another.
       transform: the family searched; None for the model's own.
 
     Returns:
@@ -187,11 +188,14 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     else:
         full, identity_loss = scores[kept], scores[0]  # start 0 is the identity
 
-    def improve(start: Array, score: Array) -> Refined:
-        start = look_around(loss_fn, x, start, score, transform, settings, len(starts))
-        return refine(loss_fn, x, start, transform, settings)
+    def look(start: tuple[Array, Array]) -> tuple[Array, Array]:
+        return look_around(loss_fn, x, *start, transform, settings, len(starts))
 
-    refined = lax.map(lambda start: improve(*start), (starts[kept], full), batch_size=settings.chunk)
+    poses, around = lax.map(look, (starts[kept], full), batch_size=settings.chunk)
+    if 0 < settings.n_refined < len(kept):
+        _, best = lax.top_k(-comparable(around), settings.n_refined)
+        poses = poses[best]
+    refined = lax.map(lambda start: refine(loss_fn, x, start, transform, settings), poses, batch_size=settings.chunk)
     best = jnp.argmin(comparable(refined.loss))
 
     alpha, loss = refined.alpha[best], refined.loss[best]
@@ -208,13 +212,14 @@ def score_starts(loss_fn: Loss, x: Any, starts: Array, settings: Search) -> Arra
 
 def look_around(
     loss_fn: Loss, x: Any, start: Array, score: Array, transform: Transform, settings: Search, n_starts: int
-) -> Array:
+) -> tuple[Array, Array]:
     """Keep the best and subdivide: the best of a start and poses spread over its cell, then of its own smaller cell.
 
-    A round tries `n_local` poses besides, so that the cell of the next holds an (n_local + 1)-th of the volume.
+    A round tries `n_local` poses besides, so that the cell of the next holds an (n_local + 1)-th of the volume. Returns
+    the pose and its score.
     """
     if settings.n_local == 0 or transform.dof == 0:
-        return start
+        return start, score
     for level in range(settings.n_rounds):
         cell = transform.cell(n_starts * (settings.n_local + 1) ** level)
         steps = spread(settings.n_local + 1, transform.dof)[1:] * cell[None]
@@ -223,7 +228,7 @@ def look_around(
         scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
         best = jnp.argmin(comparable(scores))
         start, score = poses[best], scores[best]
-    return start
+    return start, score
 
 
 def standard_deviation(precision: Array) -> Array:

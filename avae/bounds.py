@@ -34,7 +34,7 @@ def log_likelihood(
     method: str = "importance",
     n_samples: int = 256,
     n_modes: int | None = None,
-    search: Search | None = None,
+    search: Search | str | None = None,
     transform: Transform | None = None,
 ) -> Bound:
     """A lower bound on log p(x) of each image: pose and latent integrated out.

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.devices import local
-from avae.settings import Search
+from avae.settings import Search, preset
 from avae.transforms import Rotation, Transform, check_family
 from avae.vae import MLP, Bernoulli, Posterior, Weights
 from avae.warp import warp_one
@@ -116,15 +116,18 @@ class Model:
         margins = {side - 2 * self.frame.margin for side in canonical}
         return margins == set(image) and len({side % 2 for side in image}) == 1 and self.frame.resolution == 1
 
-    def settings(self, search: Search | None = None, transform: Transform | None = None) -> Search:
-        """The search settings that hold: those given, else the model's, else those of the family.
+    def settings(self, search: Search | str | None = None, transform: Transform | None = None) -> Search:
+        """The search settings that hold: those given or named, else the model's, else those of the family.
 
         Raises:
-          ValueError: if they ask for scoring at a resolution that the images do not have.
+          ValueError: if they ask for scoring at a resolution that the images do not have, or the name is not known.
         """
-        own = self.search if transform in (None, self.transform) else None
-        settings = search or own or (transform or self.transform).search
+        own = (self.search if transform in (None, self.transform) else None) or (transform or self.transform).search
         sides = self.image_shape[:-1] if self.image_shape else ()
+        if isinstance(search, str):
+            reducible = bool(sides) and hasattr(self.networks, "reduced") and not any(side % 2 for side in sides)
+            search = preset(search, own, reducible)
+        settings = search or own
         if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
             known = f"sides {sides}" if sides else "sides, which networks without `image_shape` do not tell"
             raise ValueError(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")

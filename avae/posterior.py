@@ -97,7 +97,7 @@ def pose_posterior(
     key: Array | None = None,
     n_modes: int | None = None,
     n_samples: int = 256,
-    search: Search | None = None,
+    search: Search | str | None = None,
     transform: Transform | None = None,
 ) -> PosePosterior:
     """The posterior of the pose of each image, its latent integrated out.

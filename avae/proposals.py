@@ -67,7 +67,7 @@ def find_modes(
     kept = spaced(scores, starts, transform, n_modes)
 
     def improve(start: Array) -> tuple[Array, Array, Array]:
-        around = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, len(starts))
+        around, _ = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, len(starts))
         alpha, loss, _ = refine(loss_fn, x, around, transform, settings)
         return alpha, comparable(loss), laplace(loss_fn, x, alpha, transform)
 

@@ -21,6 +21,7 @@ class Search:
       n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
         to a nat every few degrees, which the gradient alone does not cross.
       n_rounds: how often that is done, each time in the cell of a pose of the round before.
+      n_refined: how many of the kept starts, the best once they were looked around, are refined; 0 for all of them.
       n_steps: refinement steps; 0 keeps the best start as it is.
       solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
       learning_rate: Adam's step size, in radians and half-widths.
@@ -36,6 +37,7 @@ class Search:
     top_k: int = 2
     n_local: int = 4
     n_rounds: int = 1
+    n_refined: int = 0
     n_steps: int = 4
     solver: str = "gauss_newton"
     learning_rate: float = 0.03
@@ -47,7 +49,7 @@ class Search:
         for name in ("n_starts", "coarse", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"search expects {name} >= 1, got {getattr(self, name)}")
-        for name in ("n_local", "n_rounds", "n_steps"):  # 0: none
+        for name in ("n_local", "n_rounds", "n_refined", "n_steps"):  # 0: none
             if getattr(self, name) < 0:
                 raise ValueError(f"search expects {name} >= 0, got {getattr(self, name)}")
         if not 1 <= self.top_k <= self.n_starts:
@@ -72,3 +74,33 @@ class Search:
 
 
 PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
+
+
+def preset(name: str, search: Search, reducible: bool) -> Search:
+    """A named variant of the settings of a family or a model; docs/performance.md has the cost and the loss of each.
+
+    Args:
+      name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
+        or "fast" (starts scored by smaller networks, three times as many kept and looked around, one refined).
+      search: those settings.
+      reducible: whether the networks have such a smaller form.
+
+    Raises:
+      ValueError: for another name.
+    """
+    presets = {
+        "exhaustive": dataclasses.replace(
+            search, n_starts=max(720, 4 * search.n_starts), coarse=1, top_k=8, n_refined=0, n_steps=10
+        ),
+        "paper": PAPER,
+        "default": search,
+        "fast": dataclasses.replace(
+            search,
+            coarse=2 if reducible else search.coarse,
+            top_k=min(3 * search.top_k, search.n_starts),
+            n_refined=1,
+        ),
+    }
+    if name not in presets:
+        raise ValueError(f"search: expected an avae.Search or one of {', '.join(presets)}, got {name!r}")
+    return presets[name]

@@ -36,6 +36,7 @@ except ImportError:
 
 COARSE = avae.Search(top_k=1, n_local=0, n_steps=0)
 CHUNK = {avae.MLP: 64, avae.Conv: 16}  # images that PyTorch searches at a time on CPUs, where more are slower
+PRESETS = ("default", "fast", "paper")
 FORWARD, REFERENCE = "avae forward", "PyTorch search 32/8/20 Adam"
 
 
@@ -66,21 +67,31 @@ def avae_sides(params: avae.Params) -> list[Side]:
             Side(
                 f"avae.align {name} {s.n_starts}/{s.top_k}+{s.n_local}/{s.n_steps} {s.solver}",
                 align(s),
-                passes(s),
+                passes(s, params),
                 FORWARD,
             )
-            for name, s in (("coarse", COARSE), ("default", avae.Search()), ("PAPER", avae.PAPER))
+            for name, s in (("coarse", COARSE), *((name, params.model.settings(name)) for name in PRESETS))
         ),
     ]
 
 
-def passes(search: avae.Search) -> int:
+def passes(search: avae.Search, params: avae.Params) -> int:
     """Forward passes per image of a search over one angle; a pass with its tangent counts as 2.
 
-    `avae.align` adds about 3 for the rest of what it returns (`std`, `canonical`, `reconstruction`).
+    A pass through reduced networks counts by their share of the weights. `avae.align` adds about 3 for the rest of what
+    it returns (`std`, `canonical`, `reconstruction`).
     """
+    share, candidates = 1.0, 0
+    if search.coarse > 1:
+        share, candidates = size(params.reduced(search.coarse)) / size(params), search.top_k + 1
     refinement = 2 * search.n_steps + 1 if search.solver == "adam" else 2 * (search.n_steps + 1)
-    return search.n_starts + search.top_k * (search.n_local + refinement)
+    refined = search.n_refined or search.top_k
+    return round(search.n_starts * share + candidates + search.top_k * search.n_local + refined * refinement)
+
+
+def size(params: avae.Params) -> int:
+    """How many weights."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params.weights))
 
 
 def torch_sides(params: avae.Params) -> list[Side]:

@@ -91,6 +91,32 @@ def test_a_family_of_one_s_own_brings_its_settings(images):
     assert avae.Model(transform=Turns()).settings().n_starts == 7
 
 
+def test_presets_by_name(images):
+    model = avae.Model(networks=avae.MLP(image_shape=(12, 12, 1), hidden=(8,)))
+    own = avae.Rotation().search
+    assert model.settings("default") == own
+    assert model.settings("paper") == avae.PAPER
+    assert model.settings("exhaustive").n_starts == 720
+    fast = model.settings("fast")
+    assert (fast.coarse, fast.top_k, fast.n_refined) == (2, 3 * own.top_k, 1)
+    odd = avae.Model(networks=avae.MLP(image_shape=(11, 12, 1), hidden=(8,)))
+    assert odd.settings("fast").coarse == 1
+    assert avae.Model(networks=avae.Conv(image_shape=(12, 12, 1))).settings("fast").coarse == 1
+    with pytest.raises(ValueError, match="one of exhaustive, paper, default, fast, got 'quick'"):
+        model.settings("quick")
+
+
+def test_only_the_best_are_refined(images):
+    """The one that is refined is the best of those that were looked around: no worse than without refinement."""
+    params = avae.init(jax.random.key(0), avae.Model(networks=avae.MLP(image_shape=images.shape[1:], hidden=(8,))))
+    settings = avae.Search(n_starts=8, top_k=3, n_local=2, n_steps=2, n_refined=1)
+    one, every = (avae.align(params, images, search=dataclasses.replace(settings, n_refined=n)) for n in (1, 0))
+    none = avae.align(params, images, search=dataclasses.replace(settings, n_steps=0))
+    assert (one.loss <= none.loss + 1e-4).all()
+    assert (every.loss <= one.loss + 1e-4).all()
+    assert one.info.kept.shape == every.info.kept.shape
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
