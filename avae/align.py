@@ -181,7 +181,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     _, kept = lax.top_k(-comparable(scores), min(settings.top_k, len(starts)))
     if settings.coarse > 1:  # the low resolution may have left out the identity, and says nothing of the full loss
         candidates = jnp.append(kept, 0)
-        full = jax.vmap(lambda alpha: loss_fn(x, alpha))(starts[candidates])
+        full = lax.map(lambda alpha: loss_fn(x, alpha), starts[candidates], batch_size=settings.chunk)
         identity_loss, twice = full[-1], (kept == 0).any()
         _, order = lax.top_k(-comparable(full).at[-1].add(jnp.where(twice, jnp.inf, 0)), len(kept))
         kept, full = candidates[order], full[order]
@@ -191,7 +191,8 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     def look(start: tuple[Array, Array]) -> tuple[Array, Array]:
         return look_around(loss_fn, x, *start, transform, settings, len(starts))
 
-    poses, around = lax.map(look, (starts[kept], full), batch_size=settings.chunk)
+    together = max(1, settings.chunk // max(1, settings.n_local))  # few poses at a time stay in cache
+    poses, around = lax.map(look, (starts[kept], full), batch_size=together)
     if 0 < settings.n_refined < len(kept):
         _, best = lax.top_k(-comparable(around), settings.n_refined)
         poses = poses[best]

@@ -153,6 +153,6 @@ def _search_poses(
 
 
 def from_memory(settings: Search) -> Search:
-    """The search from a remembered pose: few starts beside it, drawn anew at every step, and the best one refined."""
+    """The search from a remembered pose: few starts beside it, drawn anew, and one step from the best."""
     few = {"n_starts": N_BESIDE, "starts": "stratified", "top_k": 1, "n_local": 0}
-    return dataclasses.replace(settings, **few, n_steps=min(settings.n_steps, 2))
+    return dataclasses.replace(settings, **few, n_steps=min(settings.n_steps, 1))

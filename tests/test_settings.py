@@ -98,7 +98,7 @@ def test_presets_by_name(images):
     assert model.settings("paper") == avae.PAPER
     assert model.settings("exhaustive").n_starts == 720
     fast = model.settings("fast")
-    assert (fast.coarse, fast.top_k, fast.n_refined) == (2, 3 * own.top_k, 1)
+    assert (fast.coarse, fast.top_k, fast.n_refined) == (2, 2 * own.top_k, 1)
     odd = avae.Model(networks=avae.MLP(image_shape=(11, 12, 1), hidden=(8,)))
     assert odd.settings("fast").coarse == 1
     assert avae.Model(networks=avae.Conv(image_shape=(12, 12, 1))).settings("fast").coarse == 1
