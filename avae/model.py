@@ -125,13 +125,18 @@ class Model:
         own = (self.search if transform in (None, self.transform) else None) or (transform or self.transform).search
         sides = self.image_shape[:-1] if self.image_shape else ()
         if isinstance(search, str):
-            reducible = bool(sides) and hasattr(self.networks, "reduced") and not any(side % 2 for side in sides)
-            search = preset(search, own, reducible)
+            search = preset(search, own, self.reducible(2))
         settings = search or own
         if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
             known = f"sides {sides}" if sides else "sides, which networks without `image_shape` do not tell"
             raise ValueError(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")
         return settings
+
+    def reducible(self, factor: int) -> bool:
+        """Whether the networks have a form for images at a `factor`-th of the resolution, in whole pixels."""
+        if self.image_shape is None or not callable(getattr(self.networks, "reduced", None)):
+            return False
+        return not any(size % factor for size in (*self.image_shape[:-1], self.frame.margin))
 
     @property
     def _extent(self) -> float:
@@ -166,11 +171,10 @@ class Params(struct.PyTreeNode):
 
     def reduced(self, factor: int) -> "Params":
         """The model of images at a `factor`-th of the resolution, if the networks have `reduced`; else itself."""
-        networks, frame = self.model.networks, self.model.frame
-        if not callable(getattr(networks, "reduced", None)) or frame.margin % factor:
+        if not self.model.reducible(factor):
             return self
-        smaller, weights = networks.reduced(self.weights, factor)
-        frame = dataclasses.replace(frame, margin=frame.margin // factor)
+        smaller, weights = self.model.networks.reduced(self.weights, factor)
+        frame = dataclasses.replace(self.model.frame, margin=self.model.frame.margin // factor)
         return Params(weights, dataclasses.replace(self.model, networks=smaller, frame=frame))
 
     def __post_init__(self) -> None:

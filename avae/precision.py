@@ -14,7 +14,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduced:
+class Cast:
     """Networks whose passes run in `dtype`: what goes in is cast down, what comes out is cast back to float32."""
 
     networks: Any
@@ -34,11 +34,11 @@ class Reduced:
         return _cast(self.networks.decode(*_cast((weights, z), self.dtype)), "float32")
 
 
-def reduced(params: Params, dtype: str) -> Params:
+def in_precision(params: Params, dtype: str) -> Params:
     """The same weights with networks that compute in `dtype`."""
     if dtype == "float32":
         return params
-    return params.replace(model=dataclasses.replace(params.model, networks=Reduced(params.model.networks, dtype)))
+    return params.replace(model=dataclasses.replace(params.model, networks=Cast(params.model.networks, dtype)))
 
 
 def _cast(tree: Any, dtype: str) -> Any:

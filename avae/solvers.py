@@ -42,9 +42,9 @@ class CompositeLoss:
         return self.score(x, self.predict(x, alpha))
 
     def at(self, x: Any, factor: int) -> "tuple[CompositeLoss, Any]":
-        """The loss and the example at a `factor`-th of the resolution; themselves for 1."""
-        if factor == 1 or self.reduce is None:
-            return self, x
+        """The loss and the example at a `factor`-th of the resolution; of a loss that has `reduce`."""
+        if self.reduce is None:
+            raise ValueError("this loss has no `reduce`")
         return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
 
 

@@ -19,7 +19,7 @@ from avae.config import Experiment, Train
 from avae.data import factors, repose
 from avae.model import Params, init
 from avae.objective import Terms, batch_terms, pose_loss
-from avae.precision import reduced
+from avae.precision import in_precision
 from avae.settings import Search
 
 N_BESIDE = 4  # starts of a search from memory: the remembered pose and fresh ones beside it
@@ -102,7 +102,7 @@ def train_step(
         stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
         images = repose(images, poses, experiment.data.transform, stretches)
 
-    params = reduced(state.params, experiment.train.precision)
+    params = in_precision(state.params, experiment.train.precision)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
     poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 

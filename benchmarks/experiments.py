@@ -22,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import eval as evaluation
 import train
 from avae.config import default
+from avae.tables import find
 
 LIGHT = {"evaluation.n_exhaustive": 1, "evaluation.n_angles": 32, "evaluation.n_curve": 1, "evaluation.curve_step": 180}
 PLAIN = {"train.search.enabled": False}
@@ -60,12 +61,6 @@ def measure(settings: dict[str, Any], seed: int, epochs: int, workdir: pathlib.P
         evaluation.run(workdir)
     results = json.loads((workdir / "results.json").read_text())
     return {name: find(results, path) for name, path in COLUMNS.items()}
-
-
-def find(results: Any, path: str) -> float:
-    for key in path.split("."):
-        results = results[key]
-    return results
 
 
 def cell(values: list[float]) -> str:

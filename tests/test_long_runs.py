@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from soak import soak
+from test_train import ROOT, fit
 
 import avae
 from avae import checkpoint, logs, loop, precision, training
@@ -24,7 +24,6 @@ from avae.logs import read_metrics
 from avae.signals import Interrupted, stop_signal
 from avae.watch import Watch
 
-ROOT = pathlib.Path(__file__).parent.parent
 TINY = {
     "data.n_train": 64,
     "data.n_test": 8,
@@ -44,11 +43,6 @@ def tiny(**changes):
     config = default()
     config.update_from_flattened_dict(TINY | changes)
     return config
-
-
-def fit(config, workdir):
-    checkpoint.claim(workdir, config)
-    return loop.fit(experiment(config), workdir)
 
 
 def steps_saved(workdir):
@@ -174,7 +168,7 @@ def test_a_run_is_whole_updates(accumulate, steps):
 
 def test_networks_in_bfloat16_and_all_else_in_float32():
     params = avae.init(jax.random.key(0), avae.MLP(image_shape=(12, 12, 1), hidden=(8,), latent=2))
-    low = precision.reduced(params, "bfloat16")
+    low = precision.in_precision(params, "bfloat16")
     assert low.weights is params.weights
     x = jnp.asarray(np.random.default_rng(0).random((2, 12, 12, 1), np.float32))
     mu = [p.model.encode(p.weights, x[0]).mu for p in (params, low)]
@@ -185,7 +179,7 @@ def test_networks_in_bfloat16_and_all_else_in_float32():
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line for line in products)
-    assert precision.reduced(params, "float32") is params
+    assert precision.in_precision(params, "float32") is params
 
 
 def test_training_in_bfloat16_keeps_float32_weights():

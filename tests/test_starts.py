@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_frame import Shapeless
 
 import avae
 from avae.objective import pose_loss, predict, score
@@ -158,15 +159,6 @@ def test_coarse_divides_the_sides(params, images, coarse):
     message = rf"search.coarse: expected a divisor of the images' sides \(12, 12\), got {coarse}"
     with pytest.raises(ValueError, match=message):
         avae.align(params, images, search=dataclasses.replace(COARSE, coarse=coarse))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapeless:
-    def encode(self, weights, x):
-        return jnp.zeros(2), jnp.zeros(2)
-
-    def decode(self, weights, z):
-        return jnp.zeros((12, 12, 1))
 
 
 def test_coarse_needs_networks_that_know_their_images(images):
