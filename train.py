@@ -48,6 +48,7 @@ def plain_vae(config: ConfigDict) -> ConfigDict:
     with config.unlocked():
         config.train.search.enabled = False
         config.train.search_every = 1
+        config.pose_network.enabled = False
         config.train.epochs = config.evaluation.baseline_epochs
     return config
 

@@ -13,6 +13,8 @@ from avae.model import Model as Model
 from avae.model import Params as Params
 from avae.model import init as init
 from avae.objective import objective as objective
+from avae.pose_network import PoseNetwork as PoseNetwork
+from avae.pose_network import distill as distill
 from avae.posterior import pose_posterior as pose_posterior
 from avae.settings import PAPER as PAPER
 from avae.settings import Search as Search

@@ -45,11 +45,19 @@ class Info(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The result of a search: poses [B, size], their losses [B], and `info`."""
+    """The result of a search.
+
+    Attributes:
+      alpha: poses [B, size].
+      loss: their losses [B].
+      info: see `Info`.
+      hessian: Gauss-Newton matrix of the loss at each [B, dof, dof]; None after another solver.
+    """
 
     alpha: Array
     loss: Array
     info: Info
+    hessian: Array | None = None
 
 
 class Alignment(NamedTuple):
@@ -162,37 +170,42 @@ def search_batch(
     `describe(x, found)` may add to what is found; `first` [B, size] are starts that take the identity's place, each
     for its own example.
     """
-    if settings.starts == "lattice":
-        starts = transform.lattice
-    else:
-        starts = transform.starts(settings.n_starts, key)  # shared by the batch: one set of positions per start
 
     def one(pair: tuple[Any, Array | None]) -> Any:
         x, first = pair
+        starts = starting_poses(loss_fn, x, transform, key, settings)
         found = search_one(loss_fn, x, starts if first is None else starts.at[0].set(first), transform, settings)
         return found if describe is None else describe(x, found)
 
     return in_parts(one, (x, first), settings.budget, shards)
 
 
+def starting_poses(loss_fn: Loss, x: Any, transform: Transform, key: Array | None, settings: Search) -> Array:
+    """The starts [n, size] for one example, the identity first; the same for all, unless a network proposes them."""
+    if settings.starts == "lattice":
+        return transform.lattice
+    if settings.starts == "network":
+        proposed = cast(CompositeLoss, loss_fn).proposals(x, settings.n_starts - 1)
+        return jnp.concatenate([transform.identity[None], proposed])
+    return transform.starts(settings.n_starts, key)
+
+
+def n_cells(loss_fn: Loss, starts: Array, settings: Search) -> int:
+    """Of how many equal parts of the family each start stands for one."""
+    return cast(CompositeLoss, loss_fn).n_bins if settings.starts == "network" else len(starts)
+
+
 def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, settings: Search) -> Found:
     """Starts -> scores -> top k -> look around -> refine -> best, for one example."""
     scores = score_starts(loss_fn, x, starts, settings)
-    _, kept = lax.top_k(-comparable(scores), min(settings.top_k, len(starts)))
-    if settings.coarse > 1:  # the low resolution may have left out the identity, and says nothing of the full loss
-        candidates = jnp.append(kept, 0)
-        full = lax.map(lambda alpha: loss_fn(x, alpha), starts[candidates], batch_size=settings.chunk)
-        identity_loss, twice = full[-1], (kept == 0).any()
-        _, order = lax.top_k(-comparable(full).at[-1].add(jnp.where(twice, jnp.inf, 0)), len(kept))
-        kept, full = candidates[order], full[order]
-    else:
-        full, identity_loss = scores[kept], scores[0]  # start 0 is the identity
+    kept, losses, identity_loss = keep_best(loss_fn, x, starts, scores, settings)
+    cells = n_cells(loss_fn, starts, settings)
 
     def look(start: tuple[Array, Array]) -> tuple[Array, Array]:
-        return look_around(loss_fn, x, *start, transform, settings, len(starts))
+        return look_around(loss_fn, x, *start, transform, settings, cells)
 
     together = max(1, settings.chunk // max(1, settings.n_local))  # few poses at a time stay in cache
-    poses, around = lax.map(look, (starts[kept], full), batch_size=together)
+    poses, around = lax.map(look, (starts[kept], losses), batch_size=together)
     if 0 < settings.n_refined < len(kept):
         _, best = lax.top_k(-comparable(around), settings.n_refined)
         poses = poses[best]
@@ -201,7 +214,25 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
 
     alpha, loss = refined.alpha[best], refined.loss[best]
     info = Info(scores, kept, identity_loss, refined.accepted[best], jnp.isfinite(loss))
-    return Found(alpha, loss, info)
+    return Found(alpha, loss, info, None if refined.hessian is None else refined.hessian[best])
+
+
+def keep_best(loss_fn: Loss, x: Any, starts: Array, scores: Array, settings: Search) -> tuple[Array, Array, Array]:
+    """Indices of the best `top_k` starts, best first, their losses, and the loss of the identity, which is start 0.
+
+    Scores at reduced resolution say little of the full loss, and may have left out the identity: the best `n_full` of
+    them, and the identity, are scored again.
+    """
+    n_kept = min(settings.top_k, len(starts))
+    n_scored = n_kept if settings.coarse == 1 else min(max(settings.n_full, n_kept), len(starts))
+    _, best = lax.top_k(-comparable(scores), n_scored)
+    if settings.coarse == 1:
+        return best, scores[best], scores[0]
+    candidates = jnp.append(best, 0)
+    losses = lax.map(lambda alpha: loss_fn(x, alpha), starts[candidates], batch_size=settings.chunk)
+    twice = jnp.where((best == 0).any(), jnp.inf, 0.0)  # the identity is among the best already
+    _, order = lax.top_k(-comparable(losses).at[-1].add(twice), n_kept)
+    return candidates[order], losses[order], losses[-1]
 
 
 def score_starts(loss_fn: Loss, x: Any, starts: Array, settings: Search) -> Array:
@@ -260,14 +291,14 @@ def _align(
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
         prediction = predict(params, x, transform, found.alpha)
-        std = jnp.zeros(0)
-        if transform.dof:  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
-            std = standard_deviation(linearise(loss_fn, x, found.alpha, transform).hessian)
+        hessian = found.hessian  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
+        if hessian is None:
+            hessian = linearise(loss_fn, x, found.alpha, transform).hessian
         return Alignment(
             alpha=found.alpha,
             matrix=matrix,
             loss=found.loss,
-            std=std,
+            std=standard_deviation(hessian) if transform.dof else jnp.zeros(0),
             canonical=params.model.to_canonical(x, transform, found.alpha),
             reconstruction=prediction.mean,
             latent=prediction.mu,

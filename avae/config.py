@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from avae.data import Data
 from avae.model import Frame, Model
+from avae.pose_network import PoseNetwork
 from avae.precision import PRECISIONS
 from avae.settings import Search
 from avae.transforms import FAMILIES, Transform
@@ -158,6 +159,7 @@ def default() -> ConfigDict:
             "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
             "transform": dict(TRANSFORM),
             "search": _unset(Search),
+            "pose_network": {"enabled": False} | dataclasses.asdict(PoseNetwork()),
             "train": train,
             "evaluation": dataclasses.asdict(Evaluation()),
         }
@@ -176,19 +178,14 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     given = complete(given)
     train = dict(given["train"])
     search = dict(train.pop("search"))
-    transform = _transform("transform", given["transform"])
-    frame = _build(Frame, "frame", given["frame"])
-    shape = {"image_shape": frame.shape(given["model"]["image_shape"])}
     training = _build(Search, "train.search", search) if search.pop("enabled") else None
-    model = Model(
-        networks=_choose("model", NETWORKS, given["model"] | shape),
-        likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
-        transform=transform,
-        search=_build(Search, "search", given["search"]),
-        frame=frame,
-    )
+    model = dataclasses.replace(_model(given), search=_build(Search, "search", given["search"]))
     for settings in (model.search, training):
         model.settings(settings)  # raises where they do not go with the images
+    if training is None and model.pose_network is not None:
+        raise ValueError(
+            "pose_network.enabled: expected False where train.search.enabled is: it learns from the search"
+        )
     posed = {"transform": _transform("data.transform", given["data"]["transform"])}
     data = _build(Data, "data", given["data"] | posed)
     if train["search_every"] > 1 and (training is None or data.pose == "fresh"):
@@ -219,10 +216,24 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     Settings that the config does not have at all, being older than they are, take their defaults.
     """
     given = _merged("config", plain(default()), config)
-    family = _transform("transform", given["transform"]).search
-    search = _filled(given["search"], family)
-    training = _filled(given["train"]["search"], train_search(family))
+    model = _model(given)
+    search = _filled(given["search"], model.settings())
+    training = _filled(given["train"]["search"], train_search(model.transform.search))
     return given | {"search": search, "train": given["train"] | {"search": training}}
+
+
+def _model(given: Mapping[str, Any]) -> Model:
+    """What a complete config says of the model, but for its search settings."""
+    frame = _build(Frame, "frame", given["frame"])
+    shape = {"image_shape": frame.shape(given["model"]["image_shape"])}
+    network = _build(PoseNetwork, "pose_network", given["pose_network"]) if given["pose_network"]["enabled"] else None
+    return Model(
+        networks=_choose("model", NETWORKS, given["model"] | shape),
+        likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
+        transform=_transform("transform", given["transform"]),
+        frame=frame,
+        pose_network=network,
+    )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from avae.align import starting_poses
 from avae.model import Params
 from avae.objective import latent, pose_loss, predict
 from avae.proposals import Modes, around_modes, draw, find_modes, log_density
@@ -49,8 +50,9 @@ class Problem(NamedTuple):
     def modes(self, n: int) -> Modes:
         """The `n` best modes of J."""
         family, settings = self.transform, self.settings
-        starts = family.lattice if settings.starts == "lattice" else family.starts(settings.n_starts)
-        return find_modes(pose_loss(self.params, family), self.x, starts, family, settings, n)
+        loss_fn = pose_loss(self.params, family)
+        starts = starting_poses(loss_fn, self.x, family, None, settings)
+        return find_modes(loss_fn, self.x, starts, family, settings, n)
 
     def weigh(self, key: Array, pose: Callable[[Array], Array], price: Callable[[Array], Any] | None = None) -> Array:
         """Log weights [n_samples] of draws (alpha, z), alpha by `pose(key)`; `price` is log p(alpha)/q(alpha)."""

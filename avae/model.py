@@ -69,6 +69,7 @@ class Model:
       transform: the family of poses that is searched.
       search: default search settings; None for the family's own.
       frame: the canonical frame; `networks.image_shape` is its shape.
+      pose_network: an `avae.PoseNetwork` that proposes poses, or None; its weights are beside those of the networks.
     """
 
     networks: Any = MLP()
@@ -76,6 +77,7 @@ class Model:
     transform: Transform = Rotation()
     search: Search | None = None
     frame: Frame = Frame()
+    pose_network: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
@@ -89,6 +91,13 @@ class Model:
             )
         if self.image_shape is None and self.frame != Frame():
             raise ValueError("frame: a canonical frame of its own expects networks with an `image_shape`")
+        if self.pose_network is not None:
+            sides = self.image_shape[:-1] if self.image_shape else ()
+            if not sides or any(side % self.pose_network.coarse for side in sides):
+                raise ValueError(
+                    "pose_network: expected networks with an `image_shape`, with sides divisible by "
+                    f"pose_network.coarse, {self.pose_network.coarse}, got sides {sides}"
+                )
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -122,15 +131,26 @@ class Model:
         Raises:
           ValueError: if they ask for scoring at a resolution that the images do not have, or the name is not known.
         """
-        own = (self.search if transform in (None, self.transform) else None) or (transform or self.transform).search
         sides = self.image_shape[:-1] if self.image_shape else ()
+        family = transform or self.transform
+        own = (self.search if family == self.transform else None) or self._search_of(family)
+        network = self.pose_network is not None and family == self.transform
         if isinstance(search, str):
-            search = preset(search, own, self.reducible(2))
+            search = preset(search, own, network)
         settings = search or own
         if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
             known = f"sides {sides}" if sides else "sides, which networks without `image_shape` do not tell"
             raise ValueError(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")
+        if settings.starts == "network" and not network:
+            raise ValueError(
+                f'search.starts: "network" expects a model with a pose network for {family}: see avae.distill'
+            )
         return settings
+
+    def _search_of(self, family: Transform) -> Search:
+        """The family's settings for these networks."""
+        reduced = family.reduced_search
+        return reduced if reduced is not None and self.reducible(reduced.coarse) else family.search
 
     def reducible(self, factor: int) -> bool:
         """Whether the networks have a form for images at a `factor`-th of the resolution, in whole pixels."""
@@ -145,7 +165,11 @@ class Model:
 
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""
-        return self.networks.init(key) | self.likelihood.init()
+        weights = self.networks.init(key) | self.likelihood.init()
+        if self.pose_network is not None:
+            own = jax.random.fold_in(key, 1)
+            weights |= {"pose_network": self.pose_network.init(own, self.image_shape, self.transform)}
+        return weights
 
     def encode(self, weights: Weights, x: Array) -> Posterior:
         """q(z | x) for one example, without any search."""

@@ -110,12 +110,15 @@ def fisher(params: Params, x: Array, prediction: Prediction) -> Prediction:
 
 def pose_loss(params: Params, transform: Transform, block: int = 1) -> CompositeLoss:
     """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it."""
+    network = params.model.pose_network if transform == params.model.transform else None
     return CompositeLoss(
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction, block).total,
         curvature=lambda x, prediction: fisher(params, x, prediction),
         reduce=block_means,
         reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim),
+        propose=network and (lambda x, n: network.propose(params.weights["pose_network"], x, n, transform)),
+        n_bins=0 if network is None else network.n_bins,
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import ndtr, ndtri
 
-from avae.align import comparable, look_around, score_starts
+from avae.align import comparable, look_around, n_cells, score_starts
 from avae.settings import Search
 from avae.solvers import CompositeLoss, linearise, refine
 from avae.transforms import Transform
@@ -64,12 +64,13 @@ def find_modes(
 ) -> Modes:
     """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same."""
     scores = comparable(score_starts(loss_fn, x, starts, settings))
-    kept = spaced(scores, starts, transform, n_modes)
+    cells = n_cells(loss_fn, starts, settings)
+    kept = spaced(scores, starts, transform, n_modes, cells)
 
     def improve(start: Array) -> tuple[Array, Array, Array]:
-        around, _ = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, len(starts))
-        alpha, loss, _ = refine(loss_fn, x, around, transform, settings)
-        return alpha, comparable(loss), laplace(loss_fn, x, alpha, transform)
+        around, _ = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, cells)
+        refined = refine(loss_fn, x, around, transform, settings)
+        return refined.alpha, comparable(refined.loss), laplace(loss_fn, x, refined.alpha, transform)
 
     chunk = settings.chunk if transform.dof else None  # batches of empty covariances cannot be split
     found = lax.map(improve, starts[kept], batch_size=chunk)
@@ -78,9 +79,9 @@ def find_modes(
     return Modes(alpha, loss, covariance, distinct_modes(alpha, covariance, transform))
 
 
-def spaced(scores: Array, starts: Array, transform: Transform, n: int) -> Array:
+def spaced(scores: Array, starts: Array, transform: Transform, n: int, cells: int) -> Array:
     """Indices [n] of good starts that lie apart: those better than their neighbours first, then the best left."""
-    apart = jnp.minimum(APART * transform.cell(len(starts)), transform.cell(1) / 2)
+    apart = jnp.minimum(APART * transform.cell(cells), transform.cell(1) / 2)
 
     def close(a: Array, b: Array) -> Array:
         return transform.connected(a, b) & jnp.all(jnp.abs(transform.step(a, b)) < apart)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 SOLVERS = ("gauss_newton", "adam")
-STARTS = ("stratified", "lattice")
+STARTS = ("stratified", "lattice", "network")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +15,11 @@ class Search:
     Attributes:
       n_starts: stratified poses that are scored, the identity among them.
       starts: "stratified", or "lattice": the family's finite subgroup instead (4 quarter turns in the plane, the 24
-        rotations of the cube in space), tried exhaustively and then refined in the whole family.
+        rotations of the cube in space), tried exhaustively and then refined in the whole family; or "network": the
+        identity, and the poses that a pose network proposes for each image (see `avae.PoseNetwork`).
       coarse: starts are scored on images reduced by this factor (mean of `coarse`^d pixels); 1 for full resolution.
+      n_full: of starts scored at reduced resolution, how many of the best are scored again in full, with the identity
+        besides; at least top_k.
       top_k: how many starts are kept.
       n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
         to a nat every few degrees, which the gradient alone does not cross.
@@ -34,6 +37,7 @@ class Search:
     n_starts: int = 32
     starts: str = "stratified"
     coarse: int = 1
+    n_full: int = 0
     top_k: int = 2
     n_local: int = 4
     n_rounds: int = 1
@@ -49,7 +53,7 @@ class Search:
         for name in ("n_starts", "coarse", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"search expects {name} >= 1, got {getattr(self, name)}")
-        for name in ("n_local", "n_rounds", "n_refined", "n_steps"):  # 0: none
+        for name in ("n_full", "n_local", "n_rounds", "n_refined", "n_steps"):  # 0: none
             if getattr(self, name) < 0:
                 raise ValueError(f"search expects {name} >= 0, got {getattr(self, name)}")
         if not 1 <= self.top_k <= self.n_starts:
@@ -76,31 +80,29 @@ class Search:
 PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
 
 
-def preset(name: str, search: Search, reducible: bool) -> Search:
+def preset(name: str, search: Search, network: bool) -> Search:
     """A named variant of the settings of a family or a model; docs/performance.md has the cost and the loss of each.
 
     Args:
       name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
-        or "fast" (starts scored by smaller networks, twice as many kept and looked around, one refined, a step less).
+        or "fast" (few starts, those that a pose network proposes where there is one; only the best is refined, in two
+        steps).
       search: those settings.
-      reducible: whether the networks have such a smaller form.
+      network: whether the model has a pose network.
 
     Raises:
       ValueError: for another name.
     """
+    fast = {"n_refined": 1, "n_local": search.n_local // 2, "n_steps": min(search.n_steps, 2)}
+    if network:
+        fast |= {"starts": "network", "n_starts": 5, "coarse": 1, "top_k": 1, "n_local": 2, "n_rounds": 1}
     presets = {
         "exhaustive": dataclasses.replace(
             search, n_starts=max(720, 4 * search.n_starts), coarse=1, top_k=8, n_refined=0, n_steps=10
         ),
         "paper": PAPER,
         "default": search,
-        "fast": dataclasses.replace(
-            search,
-            coarse=2 if reducible else search.coarse,
-            top_k=min(2 * search.top_k, search.n_starts),
-            n_refined=1,
-            n_steps=max(0, search.n_steps - 1),
-        ),
+        "fast": dataclasses.replace(search, **fast),
     }
     if name not in presets:
         raise ValueError(f"search: expected an avae.Search or one of {', '.join(presets)}, got {name!r}")

@@ -29,6 +29,9 @@ class CompositeLoss:
       reduce: (x, factor) -> the same example at a `factor`-th of its resolution, for `Search.coarse`; None if the loss
         has none.
       reduced: factor -> the loss of such examples, cheaper than this one; None if this one takes them as they are.
+      propose: (x, n) -> n poses [n, size] worth scoring, best first, for `Search.starts` "network"; None if the loss
+        has none.
+      n_bins: of how many parts of the family each such pose stands for one.
     """
 
     predict: Callable[[Any, Array], Any]
@@ -36,6 +39,8 @@ class CompositeLoss:
     curvature: Callable[[Any, Any], Any]
     reduce: Callable[[Any, int], Any] | None = None
     reduced: Callable[[int], "CompositeLoss"] | None = None
+    propose: Callable[[Any, int], Array] | None = None
+    n_bins: int = 0
 
     def __call__(self, x: Any, alpha: Array) -> Array:
         """The loss itself, a scalar."""
@@ -47,6 +52,12 @@ class CompositeLoss:
             raise ValueError("this loss has no `reduce`")
         return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
 
+    def proposals(self, x: Any, n: int) -> Array:
+        """N poses [n, size] worth scoring; of a loss that has `propose`."""
+        if self.propose is None:
+            raise ValueError("this loss has no `propose`")
+        return self.propose(x, n)
+
 
 class Local(NamedTuple):
     """A loss near one pose, in tangent coordinates: value [], gradient [dof], Gauss-Newton matrix [dof, dof]."""
@@ -57,23 +68,23 @@ class Local(NamedTuple):
 
 
 class Refined(NamedTuple):
-    """The best iterate seen: its pose [size] and loss [], and how many steps lowered the loss."""
+    """The best iterate seen: its pose [size] and loss [], and how many steps lowered the loss.
+
+    `hessian` is the Gauss-Newton matrix there [dof, dof]; None where the solver has none.
+    """
 
     alpha: Array
     loss: Array
     accepted: Array
+    hessian: Array | None = None
 
 
 def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Local:
     """Value, gradient and Gauss-Newton matrix of the loss at `alpha`, in one forward pass with `dof` tangents."""
     u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof)
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
-    flat = [leaf.reshape(transform.dof, -1) for leaf in jax.tree.leaves(tangents)]
-    slopes = [leaf.ravel() for leaf in jax.tree.leaves(slope)]
-    curvatures = [leaf.ravel() for leaf in jax.tree.leaves(loss.curvature(x, u))]
-    gradient = sum(t @ g for t, g in zip(flat, slopes, strict=True))
-    hessian = sum((t * c[None]) @ t.T for t, c in zip(flat, curvatures, strict=True))
-    return Local(value, jnp.asarray(gradient), jnp.asarray(hessian))
+    tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
+    return Local(value, tangents @ _flat(slope), (tangents * _flat(loss.curvature(x, u))[None]) @ tangents.T)
 
 
 def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
@@ -95,7 +106,7 @@ def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform
     local = linearise(loss, x, alpha, transform)
     state = (alpha, local, jnp.full_like(local.value, settings.damping), jnp.zeros((), jnp.int32))
     alpha, local, _, accepted = lax.fori_loop(0, settings.n_steps, step, state)
-    return Refined(alpha, local.value, accepted)
+    return Refined(alpha, local.value, accepted, local.hessian)
 
 
 def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
@@ -118,7 +129,7 @@ def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: T
 def refine(loss: Any, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
     """Refines one pose by the solver that the settings name; a pose of a finite family stays as it is."""
     if transform.dof == 0:
-        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32))
+        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32), jnp.zeros((0, 0)))
     return {"gauss_newton": gauss_newton, "adam": adam}[settings.solver](loss, x, alpha, transform, settings)
 
 
@@ -126,6 +137,10 @@ def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
     """F at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
     zero = jnp.zeros(dof)
     return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof))
+
+
+def _flat(tree: Any) -> Array:
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def _better(best: Refined, alpha: Array, value: Array, counts: ArrayLike) -> Refined:

@@ -19,6 +19,7 @@ from avae.config import Experiment, Train
 from avae.data import factors, repose
 from avae.model import Params, init
 from avae.objective import Terms, batch_terms, pose_loss
+from avae.pose_network import proposal_loss
 from avae.precision import in_precision
 from avae.settings import Search
 
@@ -97,6 +98,7 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(experiment.train.seed), state.step)
     pose_key, start_key, latent_key = jax.random.split(key, 3)
+    guess_key = jax.random.fold_in(key, 3)
     if experiment.data.pose == "fresh":
         poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
         stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
@@ -106,9 +108,16 @@ def train_step(
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
     poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 
+    canonical = None
+    if params.model.pose_network is not None:
+        model = params.model
+        canonical = jax.vmap(model.to_canonical, in_axes=(0, None, 0))(images, model.transform, alpha)
+
     def loss(weights: Any) -> tuple[Array, Terms]:
-        terms = batch_terms(params.replace(weights=weights), images, alpha, latent_key)
-        return jnp.mean(terms.total), jax.tree.map(jnp.mean, terms)
+        current = params.replace(weights=weights)
+        terms = batch_terms(current, images, alpha, latent_key)
+        guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
+        return jnp.mean(terms.total) + guess, jax.tree.map(jnp.mean, terms)
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
     update, opt_state = optimizer(experiment).update(gradient, state.opt_state)

@@ -47,11 +47,11 @@ class MLP:
 
     @property
     def _encoder(self) -> nn.Module:
-        return _Dense((*self.hidden, 2 * self.latent))
+        return Dense((*self.hidden, 2 * self.latent))
 
     @property
     def _decoder(self) -> nn.Module:
-        return _Dense((*self.hidden[::-1], math.prod(self.image_shape)))
+        return Dense((*self.hidden[::-1], math.prod(self.image_shape)))
 
     def init(self, key: Array) -> Weights:
         """Fresh weights."""
@@ -147,13 +147,14 @@ class Conv:
 NETWORKS: dict[str, Any] = {"mlp": MLP, "conv": Conv}
 
 
-class _Dense(nn.Module):
+class Dense(nn.Module):
     """Dense layers of the given widths with SiLU between them: smooth, as the search by gradient wants it."""
 
     widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
+        """[n] -> [widths[-1]]."""
         for width in self.widths[:-1]:
             h = nn.silu(nn.Dense(width)(h))
         return nn.Dense(self.widths[-1])(h)

@@ -39,7 +39,8 @@ def test_every_family_has_settings_that_suit_it(name):
     else:
         assert family.search.n_steps > 0
     if family.dim == 2:
-        assert avae.Model(transform=family).settings() == family.search
+        assert avae.Model(networks=avae.Conv(), transform=family).settings() == family.search
+        assert avae.Model(transform=family).settings() == (family.reduced_search or family.search)
 
 
 def test_larger_families_have_more_starts():
@@ -52,18 +53,19 @@ def test_larger_families_have_more_starts():
 def test_the_order_of_settings(unset, own):
     rotation, rigid = avae.Rotation(), avae.Rigid()
     assert unset.model.transform == rotation
-    assert unset.model.settings() == rotation.search
+    assert unset.model.settings() == rotation.reduced_search
     assert unset.model.settings(transform=rigid) == rigid.search
     assert unset.model.settings(OTHER) == OTHER
     assert own.model.settings() == OWN
     assert own.model.settings(transform=rotation) == OWN
+    assert own.model.settings(transform=avae.Similarity()) == avae.Similarity.search
     assert own.model.settings(transform=rigid) == rigid.search  # the model's own were meant for its own family
     assert own.model.settings(OTHER, rigid) == OTHER
     assert rigid.search != rotation.search
 
 
 def test_align_follows_that_order(unset, own, images):
-    assert starts_of(unset, images) == avae.Rotation.search.n_starts
+    assert starts_of(unset, images) == avae.Rotation.reduced_search.n_starts
     assert starts_of(own, images) == 5
     assert starts_of(own, images, search=OTHER) == 6
     assert starts_of(own, images, transform=avae.Rigid()) == avae.Rigid.search.n_starts
@@ -91,19 +93,34 @@ def test_a_family_of_one_s_own_brings_its_settings(images):
     assert avae.Model(transform=Turns()).settings().n_starts == 7
 
 
-def test_presets_by_name(images):
+def test_presets_by_name():
     model = avae.Model(networks=avae.MLP(image_shape=(12, 12, 1), hidden=(8,)))
-    own = avae.Rotation().search
+    own = model.settings()
+    assert own == avae.Rotation.reduced_search
     assert model.settings("default") == own
     assert model.settings("paper") == avae.PAPER
-    assert model.settings("exhaustive").n_starts == 720
+    assert (model.settings("exhaustive").n_starts, model.settings("exhaustive").coarse) == (720, 1)
     fast = model.settings("fast")
-    assert (fast.coarse, fast.top_k, fast.n_refined) == (2, 2 * own.top_k, 1)
+    assert (fast.starts, fast.n_starts, fast.n_refined) == ("stratified", own.n_starts, 1)
+    assert (fast.n_local, fast.n_steps) < (own.n_local, own.n_steps)
     odd = avae.Model(networks=avae.MLP(image_shape=(11, 12, 1), hidden=(8,)))
+    assert odd.settings() == avae.Rotation.search
     assert odd.settings("fast").coarse == 1
-    assert avae.Model(networks=avae.Conv(image_shape=(12, 12, 1))).settings("fast").coarse == 1
     with pytest.raises(ValueError, match="one of exhaustive, paper, default, fast, got 'quick'"):
         model.settings("quick")
+
+
+@pytest.mark.parametrize("n_full", [0, 2, 6, 99])
+def test_starts_scored_again_in_full(params, images, n_full):
+    """More of them can only help, and all of them are as good as scoring at full resolution."""
+    settings = avae.Search(n_starts=16, top_k=1, n_local=0, n_steps=0)
+    again = avae.align(params, images, search=dataclasses.replace(settings, coarse=2, n_full=n_full))
+    once = avae.align(params, images, search=dataclasses.replace(settings, coarse=2))
+    full = avae.align(params, images, search=settings)
+    assert (again.loss <= once.loss + 1e-5).all()
+    assert (full.loss <= again.loss + 1e-5).all()
+    if n_full == 99:
+        np.testing.assert_array_equal(again.alpha, full.alpha)
 
 
 def test_only_the_best_are_refined(images):
@@ -120,8 +137,9 @@ def test_only_the_best_are_refined(images):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"starts": "random"}, r"starts of \('stratified', 'lattice'\), got 'random'"),
+        ({"starts": "random"}, r"starts of \('stratified', 'lattice', 'network'\), got 'random'"),
         ({"coarse": 0}, "coarse >= 1, got 0"),
+        ({"n_full": -1}, "n_full >= 0, got -1"),
         ({"n_rounds": -1}, "n_rounds >= 0, got -1"),
         ({"memory": 0}, "memory in bytes, at least 1, or None, got 0"),
     ],

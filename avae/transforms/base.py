@@ -25,12 +25,20 @@ class Transform:
       dim: spatial dimension of the data, 2 or 3.
       search: the settings with which the family is searched unless others are given; by measurement, see
         docs/transforms.md.
+      reduced_search: those for networks that have a smaller form (`Search.coarse`), or None for the same.
       on_grid: whether every pose takes pixels to pixels (quarter turns do), so that nothing is interpolated.
     """
 
     dim: ClassVar[int]
     search: ClassVar[Search] = Search()
+    reduced_search: ClassVar[Search | None] = None
     on_grid: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Settings of its own stand for all networks."""
+        super().__init_subclass__(**options)
+        if "search" in vars(cls) and "reduced_search" not in vars(cls):
+            cls.reduced_search = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a range that is empty, or that no pose of real data needs."""

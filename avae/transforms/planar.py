@@ -40,6 +40,9 @@ class Rotation(Transform):
     """SO(2): alpha = [angle] in radians, canonical in [-pi, pi); uniform prior."""
 
     dim: ClassVar[int] = 2
+    reduced_search: ClassVar[Search] = Search(
+        n_starts=48, coarse=2, n_full=8, top_k=2, n_local=6, n_refined=1, n_steps=3, damping=0.1
+    )
 
     @property
     def factors(self) -> tuple[Any, ...]:
