@@ -48,14 +48,15 @@ def test_every_device_holds_all_of_the_state(seen):
     assert seen["replicated"] == [True, True, True]
 
 
-def test_a_split_batch_is_aligned_in_parts_where_it_lies(seen):
-    aligned = seen["aligned"]
-    assert aligned["loops"]
-    assert aligned["close"]
-    assert aligned["rows_per_device"] == [6]  # 48 over 8
-    assert [kind for kind, _ in aligned["moves"]] == ["all-gather"]
-    (shapes,) = [shapes for _, shapes in aligned["moves"]]
-    assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in shapes)  # [batch, starts]
+@pytest.mark.parametrize("what", ["align", "bound", "posterior"])
+def test_a_split_batch_goes_through_in_parts_where_it_lies(seen, what):
+    found = seen["in_parts"][what]
+    assert found["loops"]
+    assert found["close"]
+    assert found["rows_per_device"] == [6]  # 48 over 8
+    assert {kind for kind, _ in found["moves"]} <= {"all-gather"}
+    gathered = [shape for _, shapes in found["moves"] for shape in shapes]
+    assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in gathered)  # [batch, starts]
 
 
 def test_a_run_begun_on_two_devices_ends_on_eight(seen):
