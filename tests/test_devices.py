@@ -14,8 +14,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 
 @pytest.fixture(scope="module")
-def seen():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
+def seen(compiled):
+    environment = os.environ | compiled | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "tests/on_many_devices.py"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
