@@ -60,17 +60,18 @@ def distance(a, b):
     return float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b)))
 
 
-def steps(n):
+def steps(n, **changes):
     """The weights after 20 steps on n devices, the losses on the way, and what moved in each step."""
     use(n)
-    exp, rng = described(), np.random.default_rng(0)
+    exp, rng = described(**changes), np.random.default_rng(0)
     images = rng.random((64, 28, 28, 1), np.float32)
     state = devices.replicate(training.init_state(exp))
-    batch = devices.take(images, np.arange(16))
-    step = training.train_step.lower(state, batch, exp, shards=n).compile()
+    index = np.arange(16)
+    step = training.train_step.lower(state, devices.take(images, index), exp, n, index).compile()
     losses = []
     for _ in range(20):
-        state, metrics = step(state, devices.take(images, rng.permutation(64)[:16]))
+        index = rng.permutation(64)[:16]
+        state, metrics = step(state, devices.take(images, index), index)
         losses.append(float(metrics["loss"]))
     whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     return state.params, losses, moves(step), whole
@@ -148,6 +149,7 @@ def mistake():
 
 if __name__ == "__main__":
     runs = {n: steps(n) for n in (1, 2, 8)}
+    remembered = {n: steps(n, **{"train.search_every": 2}) for n in (1, 8)}
     print(
         json.dumps(
             {
@@ -155,6 +157,11 @@ if __name__ == "__main__":
                 "losses": [runs[n][1] for n in (1, 2, 8)],
                 "moves": {n: runs[n][2] for n in (1, 2, 8)},
                 "replicated": [runs[n][3] for n in (1, 2, 8)],
+                "remembered": {
+                    "distance": distance(remembered[8][0], remembered[1][0]),
+                    "moves": remembered[8][2],
+                    "replicated": remembered[8][3],
+                },
                 "in_parts": in_parts_where_it_lies(),
                 "resumed": resumed(),
                 "mistake": mistake(),

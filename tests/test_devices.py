@@ -48,6 +48,16 @@ def test_every_device_holds_all_of_the_state(seen):
     assert seen["replicated"] == [True, True, True]
 
 
+def test_remembered_poses_are_the_same_on_every_device_and_little_moves_for_them(seen):
+    found = seen["remembered"]
+    assert found["distance"] < 1e-5
+    assert found["replicated"]
+    gathered = [shape for kind, shapes in found["moves"] if kind != "all-reduce" for shape in shapes]
+    assert set(gathered) <= {"16,8", "16,4", "16,1"}  # [batch, starts] of either search, and the poses [batch, size]
+    reduced = [shapes for kind, shapes in found["moves"] if kind == "all-reduce" and shapes != [""]]
+    assert len(reduced) == 1  # the gradients; each search has the mean of its gain besides
+
+
 @pytest.mark.parametrize("what", ["align", "bound", "posterior"])
 def test_a_split_batch_goes_through_in_parts_where_it_lies(seen, what):
     found = seen["in_parts"][what]
