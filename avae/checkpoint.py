@@ -79,7 +79,8 @@ class Checkpoints:
     def restore(self, like: TrainState, best: bool = False) -> TrainState | None:
         """The newest state that can be read, or the best, or None where there is none at all.
 
-        A damaged checkpoint is named on standard error and the next newest, or next best, is taken.
+        A checkpoint that a process cannot read is named on its standard error, and all take the next newest, or next
+        best.
 
         Raises:
           ValueError: if there are checkpoints but none can be read.
@@ -87,10 +88,11 @@ class Checkpoints:
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _arrays(like)
         )
-        steps = [found.step for found in sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)]
+        found = sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)
+        steps = devices.of_first_process([checkpoint.step for checkpoint in found])  # not all may see the newest yet
         for step in steps:
             try:
-                arrays, reason = self._checkpointer.load(step, target), ""
+                arrays, reason = self._read(step, target), ""
             except Exception as error:  # whatever the damage raises: Orbax has no common class for it
                 _collect_failed_reads()
                 arrays, reason = None, _reason(error)
@@ -106,6 +108,15 @@ class Checkpoints:
                 "choose another --workdir, or remove this one to begin again"
             )
         return None
+
+    def _read(self, step: int, target: Any) -> Any:
+        """What `target` describes, read by each process for itself: one that fails leaves no other waiting."""
+        context, me = ocp.Context(), jax.process_index()
+        if jax.process_count() > 1:
+            options = context.multiprocessing_options
+            options.primary_host, options.active_processes, options.barrier_sync_key_prefix = me, {me}, f"process{me}"
+        with context:
+            return self._checkpointer.load(step, target)
 
     def __enter__(self) -> Self:
         return self

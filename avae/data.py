@@ -1,6 +1,7 @@
 """Images in, batches out: examples of a source at known random poses, and the order in which they are drawn.
 
-Batches are a function of the step number alone, so a run that resumes needs no iterator state.
+Batches are a function of the step number alone, so a run that resumes needs no iterator state, and batches can be read
+before they are needed.
 """
 
 import dataclasses
@@ -17,13 +18,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae import meshes, sources
+from avae import devices, meshes, sources
 from avae.transforms import Rotation, Transform
 from avae.warp import compose, warp_one
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")
 CHUNK = 2**22  # pixels posed at once: some tens of MB
+AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)  # batches read before they are asked for
 IN_MEMORY = 2**30  # bytes of training images that are posed beforehand; where there are more, they are posed when drawn
 
 
@@ -166,6 +168,18 @@ def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
     if n < batch_size:
         raise ValueError(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
     return grain.MapDataset.range(n).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
+
+
+def batches(images: Any, order: grain.MapDataset, first: int, total: int) -> grain.DatasetIterator:
+    """Indices [B] and images [B, *space, C] of the steps from `first` to `total`, read ahead by a thread.
+
+    Whoever asks for it closes it. What goes wrong in a read is raised when that batch is asked for.
+    """
+
+    def read(index: np.ndarray) -> tuple[np.ndarray, Array]:
+        return index, devices.take(images, index)
+
+    return iter(order[first:total].map(read).to_iter_dataset(AHEAD))
 
 
 def factors(data: Data, n: int, key: Array) -> Array | None:

@@ -126,6 +126,14 @@ def all_agree(ok: bool) -> bool:
     return ok if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
+def of_first_process(numbers: list[int]) -> list[int]:
+    """The numbers that the first process gives, in every process."""
+    if jax.process_count() == 1:
+        return numbers
+    length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(numbers))))
+    return multihost_utils.broadcast_one_to_all(np.resize(np.asarray(numbers, int), length)).tolist()
+
+
 def _whole(variable: str) -> int | None:
     """A whole number from the environment, if it is there."""
     value = os.environ.get(variable)

@@ -1,10 +1,11 @@
 """The outer loop on the host: feeds steps, saves states, and stops when told to."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from jax import Array
 
 from avae import data, devices
 from avae.checkpoint import Checkpoints
@@ -38,17 +39,17 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
             images = data.load(experiment.data).train.images
             looked_at = images[np.arange(min(len(images), 512))]
             check_images(looked_at, experiment.model, name=f"data.name: training images of {experiment.data.name}")
-            with Writer(workdir, first) as writer, stop_signal() as stop:
+            batches = contextlib.closing(data.batches(images, order, first, total))
+            with Writer(workdir, first) as writer, stop_signal() as stop, batches as read:
                 watch = Watch(train, workdir, writer, first, total)
-                state = _steps(experiment, state, images, order, watch, checkpoints, stop)
+                state = _steps(experiment, state, read, watch, checkpoints, stop)
     return trained(state, experiment)
 
 
 def _steps(
     experiment: Experiment,
     state: TrainState,
-    images: np.ndarray,
-    order: Any,
+    batches: Iterator[tuple[np.ndarray, Array]],
     watch: Watch,
     checkpoints: Checkpoints,
     stop: Callable[[int], int | None],
@@ -57,8 +58,7 @@ def _steps(
     with watch:
         for step in range(watch.first, watch.total):
             with watch.reading():
-                index = np.asarray(order[step])
-                batch = devices.take(images, index)
+                index, batch = next(batches)
             state, metrics = train_step(state, batch, experiment, devices.count(), index)
             watch.see(step, metrics)
             last, signum = step + 1 == watch.total, stop(step)

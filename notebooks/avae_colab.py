@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,27 +19,38 @@
 # The affine variational autoencoder encodes few poses, and finds for each image the pose at which it explains it best.
 # This notebook installs it, trains a small one on digits at random orientations, and then one on images of your own.
 #
-# On Colab choose a GPU or a TPU first, under *Runtime, Change runtime type*; all of it runs on a CPU too.
+# It runs in a clone as it is. On Colab upload the library first (the folder symbol on the left): the archive that the
+# page of the repository offers for download, or the one that `git archive --prefix=avae/ -o avae.zip HEAD` makes of a
+# clone. Its name begins with "avae". Choose a GPU or a TPU under *Runtime, Change runtime type*, and say so in
+# `ACCELERATOR`; all of it runs on a CPU too.
 
 # %%
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 
-INSTALL = ""  # what pip installs: "git+https://..." or a folder with a clone; not needed where avae is installed
+SOURCE = (
+    ""  # what pip installs: a clone, an archive of one, a wheel, or "git+https://..."; "" finds a clone or an upload
+)
+ACCELERATOR = ""  # "cuda12", "cuda13" or "tpu": what JAX is installed for; "" for a CPU
 DEVICE = ""  # "cpu", "cuda" or "tpu"; "" takes the best there is
 SHORT = os.environ.get("AVAE_SMOKE") == "1"  # a minute in all, to see that everything runs
 
 if importlib.util.find_spec("avae") is None:
-    if not INSTALL:
-        raise SystemExit("avae is not installed: say in INSTALL what pip is to install")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", INSTALL], check=True)
+    here = pathlib.Path.cwd()
+    clones = [folder for folder in (here, here.parent) if (folder / "avae" / "align.py").exists()]
+    found = clones + [path for end in ("whl", "zip", "tar.gz") for path in sorted(here.glob(f"avae*.{end}"))]
+    if not SOURCE and not found:
+        raise SystemExit(f"avae is not installed, and not in {here}: upload its archive, or say in SOURCE where it is")
+    address = SOURCE if "://" in SOURCE else pathlib.Path(SOURCE or found[0]).resolve().as_uri()
+    wanted = f"avae[{ACCELERATOR}] @ {address}" if ACCELERATOR else f"avae @ {address}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
 if DEVICE:
     os.environ["JAX_PLATFORMS"] = DEVICE  # before JAX is imported
 
 # %%
-import pathlib
 import tempfile
 
 import jax

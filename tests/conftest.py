@@ -25,6 +25,13 @@ def cache_of_its_own(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Environment of processes that are started one after another: what one compiles, the next need not."""
+    folder = tmp_path_factory.mktemp("compiled")
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(scope="session")
 def images():
     """Three smooth asymmetric pictures [3, 12, 12, 1] in [0, 1]: a large and a small spot each, in different places."""
     rng = np.random.default_rng(0)

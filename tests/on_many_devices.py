@@ -60,38 +60,58 @@ def distance(a, b):
     return float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b)))
 
 
-def steps(n):
+def steps(n, **changes):
     """The weights after 20 steps on n devices, the losses on the way, and what moved in each step."""
     use(n)
-    exp, rng = described(), np.random.default_rng(0)
+    exp, rng = described(**changes), np.random.default_rng(0)
     images = rng.random((64, 28, 28, 1), np.float32)
     state = devices.replicate(training.init_state(exp))
-    batch = devices.take(images, np.arange(16))
-    step = training.train_step.lower(state, batch, exp, shards=n).compile()
+    index = np.arange(16)
+    step = training.train_step.lower(state, devices.take(images, index), exp, n, index).compile()
     losses = []
     for _ in range(20):
-        state, metrics = step(state, devices.take(images, rng.permutation(64)[:16]))
+        index = rng.permutation(64)[:16]
+        state, metrics = step(state, devices.take(images, index), index)
         losses.append(float(metrics["loss"]))
     whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     return state.params, losses, moves(step), whole
 
 
-def aligned():
-    """An alignment that needs parts, of a batch on one device and of the same split over eight."""
+def in_parts_where_it_lies():
+    """An alignment, a bound and a posterior that need parts, of a batch on one device and of it split over eight."""
     network, family = avae.MLP(image_shape=(12, 12, 1), hidden=(8,), latent=2), avae.QuarterTurns()
     params = avae.init(jax.random.key(0), avae.Model(network, transform=family))
-    x = np.random.default_rng(1).random((48, 12, 12, 1), np.float32)
+    x, key = np.random.default_rng(1).random((48, 12, 12, 1), np.float32), jax.random.key(0)
     search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=0, memory=100_000)
     use(8)
     split = devices.take(x, np.arange(48))
-    one, many = avae.align(params, x, search=search), avae.align(params, split, search=search)
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)
-    compiled = sys.modules["avae.align"]._align.lower(params, split, None, search, family, 8).compile()
+    given = {"key": key, "search": search, "n_samples": 8, "n_modes": 4}
+    sizes = (8, 4, search, family, 8)  # draws, modes, settings, family, devices
+    posteriors = [avae.pose_posterior(params, x, **given) for x in (x, split)]
+    inner = {name: sys.modules[f"avae.{name}"] for name in ("align", "bounds", "posterior")}
     return {
-        "close": all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs),
-        "rows_per_device": sorted(
-            {leaf.sharding.shard_shape(leaf.shape)[0] for leaf in jax.tree.leaves(many) if leaf.size}
+        "align": compared(
+            [avae.align(params, x, search=search) for x in (x, split)],
+            inner["align"]._align.lower(params, split, None, search, family, 8),
         ),
+        "bound": compared(
+            [avae.log_likelihood(params, x, method="multi_start", **given) for x in (x, split)],
+            inner["bounds"]._bound.lower(params, split, key, "multi_start", *sizes),
+        ),
+        "posterior": compared(
+            [(p.weights, p.entropy, p.evidence) for p in posteriors],  # draws are the same for all
+            inner["posterior"]._posterior.lower(params, split, key, *sizes),
+        ),
+    }
+
+
+def compared(results, lowered):
+    """How the results on one device and on eight differ, where the latter lie, and what moves on the way."""
+    one, many = map(jax.tree.leaves, results)
+    compiled = lowered.compile()
+    return {
+        "close": all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(one, many, strict=True)),
+        "rows_per_device": sorted({leaf.sharding.shard_shape(leaf.shape)[0] for leaf in many if leaf.size}),
         "moves": moves(compiled),
         "loops": "while(" in compiled.as_text(),
     }
@@ -100,8 +120,8 @@ def aligned():
 def resumed():
     """How far a run begun on two devices and ended on eight is from one that stayed on one; and the order of images."""
     exp, seen = described(**{"train.search.enabled": False}), []
-    stop, take = loop.stop_signal, devices.take
-    devices.take = lambda source, index: (seen.append(index.tolist()), take(source, index))[1]
+    stop, step = loop.stop_signal, loop.train_step
+    loop.train_step = lambda *args: (seen.append(args[-1].tolist()), step(*args))[1]
     with tempfile.TemporaryDirectory() as folder:
         here = pathlib.Path(folder)
         use(1)
@@ -129,6 +149,7 @@ def mistake():
 
 if __name__ == "__main__":
     runs = {n: steps(n) for n in (1, 2, 8)}
+    remembered = {n: steps(n, **{"train.search_every": 2}) for n in (1, 8)}
     print(
         json.dumps(
             {
@@ -136,7 +157,12 @@ if __name__ == "__main__":
                 "losses": [runs[n][1] for n in (1, 2, 8)],
                 "moves": {n: runs[n][2] for n in (1, 2, 8)},
                 "replicated": [runs[n][3] for n in (1, 2, 8)],
-                "aligned": aligned(),
+                "remembered": {
+                    "distance": distance(remembered[8][0], remembered[1][0]),
+                    "moves": remembered[8][2],
+                    "replicated": remembered[8][3],
+                },
+                "in_parts": in_parts_where_it_lies(),
                 "resumed": resumed(),
                 "mistake": mistake(),
             }

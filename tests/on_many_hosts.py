@@ -1,8 +1,10 @@
 """One process of a run on many hosts, for test_hosts.py: argv is the folder, the port, how many, and which this is.
 
-AVAE_SLOW is the least time of a step in seconds, so that the run can be stopped on the way.
+AVAE_SLOW is the least time of a step in seconds, so that the run can be stopped on the way. With AVAE_READ the process
+trains nothing, and prints which step it would go on from, and the size of its weights.
 """
 
+import functools
 import os
 import pathlib
 import sys
@@ -11,7 +13,7 @@ import time
 import jax
 import numpy as np
 
-from avae import checkpoint, devices, loop
+from avae import checkpoint, devices, loop, training
 from avae.config import default, experiment
 from avae.signals import Interrupted
 
@@ -30,11 +32,22 @@ SMALL = {
 }
 
 
+def read(described, workdir):
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(devices.replicate(training.init_state(described)))
+    size = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(jax.device_get(state.params.weights)))
+    return f"goes on after step {int(state.step)}, weights {size}"
+
+
 def main(workdir, port, processes, process):
     if processes > 1:
+        patience = {"heartbeat_timeout_seconds": 10}  # until a process that was killed is missed
+        jax.distributed.initialize = functools.partial(jax.distributed.initialize, **patience)
         devices.join(f"127.0.0.1:{port}", processes, process)
     config, take = default(), devices.take
     config.update_from_flattened_dict(SMALL)
+    if os.environ.get("AVAE_READ"):
+        return print(read(experiment(config), workdir))
     pause = float(os.environ.get("AVAE_SLOW", "0"))
     devices.take = lambda source, index: (time.sleep(pause), take(source, index))[1]
     checkpoint.claim(workdir, config)

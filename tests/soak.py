@@ -28,7 +28,7 @@ def start(folder: pathlib.Path) -> tuple[subprocess.Popen, pathlib.Path]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),  # so that a start takes seconds
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
         "AVAE_SLOW": "0.05",
     }

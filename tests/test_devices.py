@@ -14,8 +14,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 
 @pytest.fixture(scope="module")
-def seen():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
+def seen(compiled):
+    environment = os.environ | compiled | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "tests/on_many_devices.py"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
@@ -48,14 +48,25 @@ def test_every_device_holds_all_of_the_state(seen):
     assert seen["replicated"] == [True, True, True]
 
 
-def test_a_split_batch_is_aligned_in_parts_where_it_lies(seen):
-    aligned = seen["aligned"]
-    assert aligned["loops"]
-    assert aligned["close"]
-    assert aligned["rows_per_device"] == [6]  # 48 over 8
-    assert [kind for kind, _ in aligned["moves"]] == ["all-gather"]
-    (shapes,) = [shapes for _, shapes in aligned["moves"]]
-    assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in shapes)  # [batch, starts]
+def test_remembered_poses_are_the_same_on_every_device_and_little_moves_for_them(seen):
+    found = seen["remembered"]
+    assert found["distance"] < 1e-5
+    assert found["replicated"]
+    gathered = [shape for kind, shapes in found["moves"] if kind != "all-reduce" for shape in shapes]
+    assert set(gathered) <= {"16,8", "16,4", "16,1"}  # [batch, starts] of either search, and the poses [batch, size]
+    reduced = [shapes for kind, shapes in found["moves"] if kind == "all-reduce" and shapes != [""]]
+    assert len(reduced) == 1  # the gradients; each search has the mean of its gain besides
+
+
+@pytest.mark.parametrize("what", ["align", "bound", "posterior"])
+def test_a_split_batch_goes_through_in_parts_where_it_lies(seen, what):
+    found = seen["in_parts"][what]
+    assert found["loops"]
+    assert found["close"]
+    assert found["rows_per_device"] == [6]  # 48 over 8
+    assert {kind for kind, _ in found["moves"]} <= {"all-gather"}
+    gathered = [shape for _, shapes in found["moves"] for shape in shapes]
+    assert all(np.prod([int(side) for side in shape.split(",")]) <= 48 * 4 for shape in gathered)  # [batch, starts]
 
 
 def test_a_run_begun_on_two_devices_ends_on_eight(seen):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,23 +20,24 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 LIMIT = 240  # seconds, of everything that is waited for
 
 
-def start(workdir, processes, fakes, pause=0.0):
-    """The processes of one run; each writes to a log of its own."""
+def start(workdir, processes, fakes, folders=None, **environment):
+    """The processes of one run, all in `workdir` or each in a folder of its own; each writes to a log of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
+    settings = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={fakes} {QUICK}",
         "PYTHONPATH": str(ROOT),
-        "AVAE_SLOW": str(pause),
+        **environment,
     }
     workdir.mkdir(exist_ok=True)
     run = []
     for process in range(processes):
-        command = [sys.executable, "tests/on_many_hosts.py", workdir, port, processes, process]
+        folder = folders[process] if folders else workdir
+        command = [sys.executable, "tests/on_many_hosts.py", folder, port, processes, process]
         with (workdir / f"log{process}").open("w") as log:
-            run.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log))
+            run.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=settings, stdout=log, stderr=log))
     return run
 
 
@@ -82,7 +84,7 @@ def assert_same_run(workdir, alone):
 
 
 def test_one_of_two_is_killed_and_both_started_again_end_as_one_process_does(alone, tmp_path):
-    run = start(tmp_path, 2, 2, pause=0.2)
+    run = start(tmp_path, 2, 2, AVAE_SLOW="0.2")
     wait_for_checkpoint(run, tmp_path, 8)
     run[1].kill()
     codes = finish(run)
@@ -92,6 +94,27 @@ def test_one_of_two_is_killed_and_both_started_again_end_as_one_process_does(alo
     assert "resuming after step" in (tmp_path / "log0").read_text()
     assert "steps" not in (tmp_path / "log1").read_text()  # only the first process speaks
     assert_same_run(tmp_path, alone)
+
+
+def damage(checkpoint):
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:10])
+
+
+@pytest.mark.parametrize("harm", [damage, pytest.param(shutil.rmtree, marks=pytest.mark.slow)], ids=["damaged", "gone"])
+def test_a_checkpoint_that_one_of_two_cannot_read_is_passed_over_by_both(alone, tmp_path, harm):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        shutil.copytree(alone, folder)
+    harm(folders[1] / "checkpoints" / "20")
+    run = start(tmp_path, 2, 2, folders, AVAE_READ="1")
+    assert finish(run) == [0, 0], (tmp_path / "log0").read_text()
+    first, second = ((tmp_path / f"log{process}").read_text() for process in range(2))
+    assert "checkpoint 20 cannot be read (by another process); trying the one before" in first
+    assert "checkpoint 20 cannot be read (" in second
+    going_on = [log[log.index("goes on after step 16") :].splitlines()[0] for log in (first, second)]
+    assert going_on[0] == going_on[1]  # with the same weights
 
 
 @pytest.mark.parametrize(
@@ -115,7 +138,7 @@ def test_numbers_in_the_environment_are_checked(monkeypatch):
 
 @pytest.mark.slow  # two more starts of two processes; run with `python -m pytest -m slow tests/test_hosts.py`
 def test_a_signal_to_one_of_two_stops_and_saves_both(alone, tmp_path):
-    run = start(tmp_path, 2, 2, pause=0.2)
+    run = start(tmp_path, 2, 2, AVAE_SLOW="0.2")
     wait_for_checkpoint(run, tmp_path, 4)
     asked = time.monotonic()
     run[1].send_signal(signal.SIGTERM)

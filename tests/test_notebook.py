@@ -1,5 +1,6 @@
-"""The notebook: its two forms are one, and it runs from end to end in short form."""
+"""The notebook: its two forms are one, it finds what to install, and it runs from end to end in short form."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -20,6 +21,25 @@ def test_the_pair_is_in_sync_and_without_outputs():
         (cell.cell_type, cell.source) for cell in script.cells
     ]
     assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def installed(folder, monkeypatch):
+    """What the first cell asks pip for where avae is not installed."""
+    asked = []
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    exec(next(cell.source for cell in jupytext.read(SCRIPT).cells if cell.cell_type == "code"), {})
+    ((*_, wanted),) = asked
+    return wanted
+
+
+def test_it_installs_from_a_clone_or_an_upload(tmp_path, monkeypatch):
+    assert installed(ROOT / "notebooks", monkeypatch) == f"avae @ {ROOT.as_uri()}"
+    with pytest.raises(SystemExit, match="upload its archive, or say in SOURCE where it is"):
+        installed(tmp_path, monkeypatch)
+    (tmp_path / "avae-main.zip").touch()
+    assert installed(tmp_path, monkeypatch) == f"avae @ {(tmp_path / 'avae-main.zip').as_uri()}"
 
 
 @pytest.mark.slow  # two trainings to compile: pytest -m slow tests/test_notebook.py

@@ -1,6 +1,7 @@
 """What the README promises, run as a reader would run it, in short form."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -18,14 +19,21 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("sh", "python")}
 
 
-def python(*arguments):
+@pytest.fixture(scope="module")
+def python(compiled):
     """Runs `python ...` in the repository; the output, standard error included."""
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=os.environ | compiled, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, python):
     """The README's main command with tiny sizes: its folder, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "rot_mnist"
     install, train = BLOCKS["sh"][0].strip().split(" && ")
@@ -49,7 +57,7 @@ def test_the_main_command_shows_progress_and_ends_in_a_table_and_a_report(traine
     assert {path.name for path in (workdir / "figures").iterdir()} >= {"grid.png", "loss_curve.png", "orientation.png"}
 
 
-def test_eval_writes_the_same_numbers_again(trained):
+def test_eval_writes_the_same_numbers_again(trained, python):
     workdir, _ = trained
     before = json.loads((workdir / "results.json").read_text())
     done = python("eval.py", f"--workdir={workdir}")
@@ -93,7 +101,7 @@ def test_every_file_that_the_readme_names_is_there():
         assert (ROOT / name).exists(), name
 
 
-def test_eval_without_a_run_is_a_sentence(tmp_path):
+def test_eval_without_a_run_is_a_sentence(tmp_path, python):
     for arguments, message in (
         ([f"--workdir={tmp_path / 'nothing'}"], "no run here"),
         ([], "--workdir is missing"),

@@ -188,7 +188,7 @@ def test_page_is_self_contained(written):
 
 def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(tmp_path):
     described, params, _ = small(avae.Rigid())
-    results = evaluate(params, described.data, dataclasses.replace(SIZES, n_curve=6, curve_step=90))
+    results = evaluate(params, described.data, dataclasses.replace(SIZES, n_curve=6, curve_step=90, n_bound=0))
     results.numbers["loss"]["avae"]["search"]["sampled"]["mean"] = float("nan")
     path = report.write(tmp_path, results, described)
     numbers = json.loads((tmp_path / "results.json").read_text())
@@ -202,7 +202,7 @@ def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(
     assert "plain VAE" not in tables.as_text(results.numbers)
 
 
-SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135, n_bound=2, bound_samples=2)
+SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135, n_bound=0)
 
 
 def test_volumes_in_a_finite_family(tmp_path):
@@ -246,7 +246,7 @@ def test_without_labels_what_needs_them_is_left_out_and_that_is_said(tmp_path):
     described, params, _ = small()
     np.save(tmp_path / "stack.npy", load(dataclasses.replace(described.data, n_test=25)).test.images)
     data = dataclasses.replace(described.data, name=str(tmp_path / "stack.npy"), n_train=1, n_test=24)
-    results = evaluate(params, data, described.evaluation)
+    results = evaluate(params, data, dataclasses.replace(SIZES, n_bound=0))
     page = report.write(tmp_path, results, described).read_text()
     text = tables.as_text(results.numbers)
     assert results.numbers["orientation"]["mean_resultant"] is None

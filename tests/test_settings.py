@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -123,15 +124,24 @@ def test_starts_scored_again_in_full(params, images, n_full):
         np.testing.assert_array_equal(again.alpha, full.alpha)
 
 
-def test_only_the_best_are_refined(images):
+def test_only_the_best_are_refined():
     """The one that is refined is the best of those that were looked around: no worse than without refinement."""
-    params = avae.init(jax.random.key(0), avae.Model(networks=avae.MLP(image_shape=images.shape[1:], hidden=(8,))))
+    rippled = avae.CompositeLoss(
+        predict=lambda x, alpha: jnp.sin(5 * alpha) + 0.3 * alpha,
+        score=lambda x, u: jnp.sum((u - x) ** 2),
+        curvature=lambda x, u: jnp.full_like(u, 2.0),
+    )
+    x = np.linspace(-2, 2, 8, dtype=np.float32)[:, None]
     settings = avae.Search(n_starts=8, top_k=3, n_local=2, n_steps=2, n_refined=1)
-    one, every = (avae.align(params, images, search=dataclasses.replace(settings, n_refined=n)) for n in (1, 0))
-    none = avae.align(params, images, search=dataclasses.replace(settings, n_steps=0))
-    assert (one.loss <= none.loss + 1e-4).all()
-    assert (every.loss <= one.loss + 1e-4).all()
-    assert one.info.kept.shape == every.info.kept.shape
+    one, every, none = (
+        avae.search(rippled, x, avae.Rotation(), settings=dataclasses.replace(settings, **changes))
+        for changes in ({}, {"n_refined": 0}, {"n_steps": 0})
+    )
+    assert (one.loss <= none.loss + 1e-6).all()
+    assert (every.loss <= one.loss + 1e-6).all()
+    assert (one.loss < none.loss - 1e-3).any()
+    assert (every.loss < one.loss - 1e-6).any()
+    assert one.info.kept.shape == every.info.kept.shape == (8, 3)
 
 
 @pytest.mark.parametrize(
