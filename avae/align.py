@@ -239,7 +239,8 @@ def score_starts(loss_fn: Loss, x: Any, starts: Array, settings: Search) -> Arra
     """Loss of each start [n_starts] for one example, a few at a time, at the resolution that the settings ask for."""
     if settings.coarse > 1:
         loss_fn, x = cast(CompositeLoss, loss_fn).at(x, settings.coarse)
-    return lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=settings.chunk)
+    together = settings.chunk * settings.coarse**2  # as many pixels as `chunk` images have
+    return lax.map(lambda alpha: loss_fn(x, alpha), starts, batch_size=together)
 
 
 def look_around(

@@ -167,7 +167,16 @@ def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
     """
     if n < batch_size:
         raise ValueError(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
-    return grain.MapDataset.range(n).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
+
+    @functools.lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
+    def epoch(number: int) -> np.ndarray:
+        return np.random.default_rng((seed, number)).permutation(n)
+
+    def rows(step: int) -> np.ndarray:
+        epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), n)
+        return np.concatenate([epoch(number)[places[epochs == number]] for number in range(epochs[0], epochs[-1] + 1)])
+
+    return grain.MapDataset.range(2**31).map(rows)
 
 
 def batches(images: Any, order: grain.MapDataset, first: int, total: int) -> grain.DatasetIterator:

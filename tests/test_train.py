@@ -324,6 +324,16 @@ def test_every_epoch_is_a_permutation_and_order_depends_on_the_step_alone():
     np.testing.assert_array_equal(np.sort(second), np.arange(100))
     assert (first != second).any()
     np.testing.assert_array_equal(order[7], data.order(100, 10, seed=3)[7])
+    assert (order[7] != data.order(100, 10, seed=4)[7]).any()
+
+
+@pytest.mark.parametrize("batch_size", [7, 10, 25])
+def test_batches_run_over_the_ends_of_epochs(batch_size):
+    order = data.order(25, batch_size, seed=0)
+    drawn = np.concatenate([order[step] for step in range(12)])
+    assert len(drawn) == 12 * batch_size
+    for epoch in drawn[: len(drawn) // 25 * 25].reshape(-1, 25):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(25))
 
 
 def test_digits_are_the_embedded_ones_at_their_poses():

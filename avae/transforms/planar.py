@@ -41,7 +41,7 @@ class Rotation(Transform):
 
     dim: ClassVar[int] = 2
     reduced_search: ClassVar[Search] = Search(
-        n_starts=48, coarse=2, n_full=8, top_k=2, n_local=6, n_refined=1, n_steps=3, damping=0.1
+        n_starts=48, coarse=2, n_full=7, top_k=2, n_local=6, n_refined=1, n_steps=3, damping=0.1
     )
 
     @property
