@@ -6,12 +6,16 @@ python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist] [--best] [--
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 
 from avae import devices, report
 from avae.checkpoint import load, load_experiment
 from avae.config import Experiment
+from avae.data import load as load_data
 from avae.evaluate import evaluate
+from avae.likelihoods import PaperLoss
 from avae.tables import as_text
 
 
@@ -35,6 +39,11 @@ def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None,
         baseline = pathlib.Path(baseline)
         plain = load(baseline)
         remarks = differences(experiment, load_experiment(baseline))
+    if isinstance(loss := experiment.model.likelihood, PaperLoss):
+        floor = float(jnp.mean(jax.vmap(loss.floor)(load_data(experiment.data).test.images)))
+        remarks.append(
+            f"J is the published code's squared error plus KL, not nats: on these images at least {floor:.1f}."
+        )
     results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
     if devices.first_process():
         path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)

@@ -84,6 +84,27 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     return figure
 
 
+def bound_against_latents(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Lower bounds on log p(x) against the size of the latent space (Bidart & Wong 2019, figure 4).
+
+    Args:
+      lines: "<model>, <width>" -> points (number of latents, bound in nats); one colour per model, darker where wider.
+    """
+    figure, ax = _panel(3.7)
+    models = [name.split(", ")[0] for name in lines]
+    for (name, points), model, colour in zip(lines.items(), models, _colours(models), strict=True):
+        rank = [other for other in lines if other.startswith(f"{model}, ")].index(name) + 1
+        ax.plot(*zip(*points, strict=True), color=colour, marker="o", alpha=rank / models.count(model), label=name)
+    ax.set_xscale("log", base=2)
+    ticks = sorted({latent for points in lines.values() for latent, _ in points})
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xlabel("latents")
+    ax.set_ylabel("lower bound on log p(x), nats")
+    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.legend(loc="lower right", ncols=2, **_LEGEND)
+    return figure
+
+
 def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Training loss over steps.
 
