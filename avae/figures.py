@@ -84,6 +84,36 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     return figure
 
 
+def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
+    """How the orientations of each class come to agree: a row per epoch, a polar histogram per class.
+
+    Bidart & Wong 2019, figures 7 and 8; petals and arrows as in `orientation_histograms`.
+
+    Args:
+      rotations: epoch -> net orientations [N, 2, 2] of the same examples (`avae.history.history`).
+      labels: their classes [N]; the ten largest are drawn.
+      names: of the classes.
+
+    Raises:
+      ValueError: if the orientations are not those of the plane.
+    """
+    if any(found.shape[-1] != 2 for found in rotations.values()):
+        raise ValueError("orientation_strip expects orientations in the plane [N, 2, 2]")
+    found, counts = np.unique(labels, return_counts=True)
+    classes = np.sort(found[np.argsort(-counts, kind="stable")[:10]])
+    side = WIDTH / (len(classes) + 1)
+    size = (WIDTH, side * (len(rotations) + 0.4))
+    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots(len(rotations), len(classes), squeeze=False, subplot_kw={"projection": "polar"})
+    for row, (epoch, epoch_rotations) in zip(axes, rotations.items(), strict=True):
+        for ax, label in zip(row, classes, strict=True):
+            _petals(ax, planar_angle(epoch_rotations[labels == label]))
+        row[0].set_ylabel(f"epoch {epoch:.0f}", rotation=0, ha="right", va="center", labelpad=12, color=INK, fontsize=9)
+    for ax, label in zip(axes[0], classes, strict=True):
+        ax.set_title(names[int(label)], fontsize=10, color=INK, pad=5)
+    return figure
+
+
 def bound_against_latents(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Lower bounds on log p(x) against the size of the latent space (Bidart & Wong 2019, figure 4).
 
