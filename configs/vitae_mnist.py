@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.model.latent = 2
     config.train.update(epochs=60, search_every=10)
     config.train.search.update(n_starts=16)
-    config.evaluation.update(n_exhaustive=128, n_angles=1024, n_curve=64, curve_step=30, n_bound=2000)
+    config.evaluation.update(n_exhaustive=128, n_angles=1024, n_curve=64, curve_step=30)
     return config
