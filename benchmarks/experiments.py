@@ -70,7 +70,7 @@ ROWS: dict[str, dict[str, Row]] = {
     },
     "capacity": {
         f"{kind.__name__.upper()}, {latent} latents, width {width}": sized(kind, latent, width)
-        for kind, widths in ((vae, (64, 256, 1024)), (avae, (64, 256)))
+        for kind, widths in ((vae, (256, 1024)), (avae, (64, 256)))
         for width in widths
         for latent in (2, 8, 32)
     },
