@@ -1,17 +1,24 @@
 """Evaluates a trained run: prints the numbers, writes results.json, figures and report.html into its folder.
 
 python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist] [--best] [--distributed]
+python eval.py --workdir=runs/rot_mnist --history     # only figures/history.png: orientations at each checkpoint kept
 """
 
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 
 from avae import devices, report
 from avae.checkpoint import load, load_experiment
 from avae.config import Experiment
+from avae.data import load as load_data
 from avae.evaluate import evaluate
+from avae.figures import orientation_strip
+from avae.history import history
+from avae.likelihoods import PaperLoss
 from avae.tables import as_text
 
 
@@ -35,12 +42,31 @@ def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None,
         baseline = pathlib.Path(baseline)
         plain = load(baseline)
         remarks = differences(experiment, load_experiment(baseline))
+    if isinstance(loss := experiment.model.likelihood, PaperLoss):
+        floor = float(jnp.mean(jax.vmap(loss.floor)(load_data(experiment.data).test.images)))
+        remarks.append(
+            f"J is the published code's squared error plus KL, not nats: on these images at least {floor:.1f}."
+        )
     results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
     if devices.first_process():
         path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
         print("\n".join([as_text(results.numbers), "", *remarks, f"report: {path}"]))
     devices.wait_for_all("report")
     return workdir / "report.html"
+
+
+def draw_history(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Draws the orientations of each class at the checkpoints that a run kept into its figures/history.png.
+
+    Raises:
+      ValueError: if the run has no labels, poses that are not planar, or fewer than two checkpoints.
+    """
+    path = pathlib.Path(workdir) / "figures" / "history.png"
+    figure = orientation_strip(*history(workdir))
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
+    print(f"history: {path}")
+    return path
 
 
 def define_hosts() -> None:
@@ -87,6 +113,9 @@ def main(argv: list[str]) -> None:
         sys.exit("error: --workdir is missing; try --workdir=runs/rot_mnist")
     try:
         join_hosts()
+        if flags.FLAGS.history:
+            draw_history(flags.FLAGS.workdir)
+            return
         run(flags.FLAGS.workdir, flags.FLAGS.baseline, best=flags.FLAGS.best)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -96,5 +125,6 @@ if __name__ == "__main__":  # flags are global: train.py, which calls `run`, has
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("baseline", None, "Folder of a plain VAE to compare with; default: WORKDIR/baseline.")
     flags.DEFINE_bool("best", False, "Take the checkpoint with the lowest training loss, not the newest.")
+    flags.DEFINE_bool("history", False, "Only draw the orientations of each class at the checkpoints that were kept.")
     define_hosts()
     app.run(main)

@@ -85,29 +85,41 @@ class Checkpoints:
         Raises:
           ValueError: if there are checkpoints but none can be read.
         """
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _arrays(like)
-        )
         found = sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)
         steps = devices.of_first_process([checkpoint.step for checkpoint in found])  # not all may see the newest yet
         for step in steps:
-            try:
-                arrays, reason = self._read(step, target), ""
-            except Exception as error:  # whatever the damage raises: Orbax has no common class for it
-                _collect_failed_reads()
-                arrays, reason = None, _reason(error)
-            if devices.all_agree(arrays is not None) and arrays is not None:
-                params = like.params.replace(weights=arrays["weights"])
-                rest = {name: arrays[name] for name in arrays if name != "weights"}
-                return like.replace(params=params, **rest)
-            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); trying the one before"
-            print(note, file=sys.stderr)
+            if (state := self._state(step, like)) is not None:
+                return state
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read; "
                 "choose another --workdir, or remove this one to begin again"
             )
         return None
+
+    def restore_all(self, like: TrainState) -> Iterator[TrainState]:
+        """Every state that is kept and can be read, the oldest first."""
+        found = sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        for step in devices.of_first_process(found):
+            if (state := self._state(step, like)) is not None:
+                yield state
+
+    def _state(self, step: int, like: TrainState) -> TrainState | None:
+        """The state of `step`, or None where a process cannot read it, which is told on standard error."""
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _arrays(like)
+        )
+        try:
+            arrays, reason = self._read(step, target), ""
+        except Exception as error:  # whatever the damage raises: Orbax has no common class for it
+            _collect_failed_reads()
+            arrays, reason = None, _reason(error)
+        if not devices.all_agree(arrays is not None) or arrays is None:
+            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); trying the one before"
+            print(note, file=sys.stderr)
+            return None
+        params = like.params.replace(weights=arrays["weights"])
+        return like.replace(params=params, **{name: part for name, part in arrays.items() if name != "weights"})
 
     def _read(self, step: int, target: Any) -> Any:
         """What `target` describes, read by each process for itself: one that fails leaves no other waiting."""
@@ -153,8 +165,20 @@ def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
         state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
         raise ValueError(f"{workdir}: the run has not saved a checkpoint yet")
-    params = trained(state, experiment)
-    return jax.tree.map(jnp.asarray, jax.device_get(params))  # at home on any device: they go where the images are
+    return _at_home(trained(state, experiment))
+
+
+def load_all(workdir: str | pathlib.Path) -> Iterator[tuple[int, Params]]:
+    """Every checkpoint that a run kept (`train.keep_last`), the oldest first: its step, and what `load` gives of it.
+
+    Raises:
+      ValueError: if there is no run in `workdir`.
+    """
+    workdir = pathlib.Path(workdir)
+    experiment = load_experiment(workdir)
+    with Checkpoints(workdir) as checkpoints:
+        for state in checkpoints.restore_all(devices.replicate(init_state(experiment))):
+            yield int(state.step), _at_home(trained(state, experiment))
 
 
 def load_experiment(workdir: str | pathlib.Path) -> Experiment:
@@ -220,6 +244,11 @@ def _arrays(state: TrainState) -> dict[str, Any]:
     arrays = {"step": state.step, "weights": state.params.weights, "opt_state": state.opt_state}
     optional = {"average": state.average, "poses": state.poses}
     return arrays | {name: part for name, part in optional.items() if part is not None}
+
+
+def _at_home(params: Params) -> Params:
+    """Parameters that are at home on any device: they go where the images are."""
+    return jax.tree.map(jnp.asarray, jax.device_get(params))
 
 
 def _loss(metrics: Any) -> float:

@@ -6,6 +6,7 @@ into an `Experiment`, and says in a sentence what is wrong with it.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from avae.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 
 TRANSFORM = {
     "name": "rotation",
+    "max_angle": math.pi,
     "max_shift": 0.2,
     "max_scale": 1.5,
     "max_shear": 0.5,

@@ -84,6 +84,57 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     return figure
 
 
+def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
+    """How the orientations of each class come to agree: a row per epoch, a polar histogram per class.
+
+    Bidart & Wong 2019, figures 7 and 8; petals and arrows as in `orientation_histograms`.
+
+    Args:
+      rotations: epoch -> net orientations [N, 2, 2] of the same examples (`avae.history.history`).
+      labels: their classes [N]; the ten largest are drawn.
+      names: of the classes.
+
+    Raises:
+      ValueError: if the orientations are not those of the plane.
+    """
+    if any(found.shape[-1] != 2 for found in rotations.values()):
+        raise ValueError("orientation_strip expects orientations in the plane [N, 2, 2]")
+    found, counts = np.unique(labels, return_counts=True)
+    classes = np.sort(found[np.argsort(-counts, kind="stable")[:10]])
+    side = WIDTH / (len(classes) + 1)
+    size = (WIDTH, side * (len(rotations) + 0.4))
+    figure = Figure(size, dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots(len(rotations), len(classes), squeeze=False, subplot_kw={"projection": "polar"})
+    for row, (epoch, epoch_rotations) in zip(axes, rotations.items(), strict=True):
+        for ax, label in zip(row, classes, strict=True):
+            _petals(ax, planar_angle(epoch_rotations[labels == label]))
+        row[0].set_ylabel(f"epoch {epoch:.0f}", rotation=0, ha="right", va="center", labelpad=12, color=INK, fontsize=9)
+    for ax, label in zip(axes[0], classes, strict=True):
+        ax.set_title(names[int(label)], fontsize=10, color=INK, pad=5)
+    return figure
+
+
+def bound_against_latents(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Lower bounds on log p(x) against the size of the latent space (Bidart & Wong 2019, figure 4).
+
+    Args:
+      lines: "<model>, <width>" -> points (number of latents, bound in nats); one colour per model, darker where wider.
+    """
+    figure, ax = _panel(3.7)
+    models = [name.split(", ")[0] for name in lines]
+    for (name, points), model, colour in zip(lines.items(), models, _colours(models), strict=True):
+        rank = [other for other in lines if other.startswith(f"{model}, ")].index(name) + 1
+        ax.plot(*zip(*points, strict=True), color=colour, marker="o", alpha=rank / models.count(model), label=name)
+    ax.set_xscale("log", base=2)
+    ticks = sorted({latent for points in lines.values() for latent, _ in points})
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xlabel("latents")
+    ax.set_ylabel("lower bound on log p(x), nats")
+    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.legend(loc="lower right", ncols=2, **_LEGEND)
+    return figure
+
+
 def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Training loss over steps.
 

@@ -18,6 +18,7 @@ from jax import Array, lax
 from avae.likelihoods import LIKELIHOODS as LIKELIHOODS
 from avae.likelihoods import Bernoulli as Bernoulli
 from avae.likelihoods import Gaussian as Gaussian
+from avae.likelihoods import PaperLoss as PaperLoss
 from avae.likelihoods import Weights as Weights
 
 

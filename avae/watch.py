@@ -94,6 +94,7 @@ class Watch:
             "images_per_second": (done - self._since) * self._train.batch_size / seconds,
             "data_share": self._data / seconds,
             "idle_share": self._idle / seconds,
+            "cpu_seconds": time.process_time(),
         }
         if self._compiling is not None:
             rates["compile_seconds"], self._compiling = self._compiling, None

@@ -218,6 +218,8 @@ def test_a_row_says_how_fast_and_what_was_waited_for(tmp_path, capsys):
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     assert all(row["images_per_second"] > 0 for row in rows)
     assert all(0 <= row["idle_share"] <= row["data_share"] <= 1 for row in rows)
+    cpu = [row["cpu_seconds"] for row in rows]
+    assert 0 < cpu[0] <= cpu[-1] == max(cpu)
     assert [("compile_seconds" in row) for row in rows] == [True, False, False, False]
     assert re.search(r"compiled the first step in \d+\.\d s", said)
     assert re.search(r"10/20 steps.*images/s, \d+\.\d% of the time in data", said)

@@ -571,21 +571,37 @@ def test_is_hashable_and_static(family):
 
 
 BAD = {
+    "max_angle": (r"0 < max_angle <= 3.14\d* radians", [0, -0.1, 3.2, math.nan]),
     "max_shift": (r"0 < max_shift <= 2 half-widths", [0, -0.1, 2.1, math.nan, math.inf]),
     "max_scale": (r"1 < max_scale <= 8 times", [1, 0.5, 8.1, math.nan]),
     "max_shear": (r"0 < max_shear <= 4 tangents", [0, -1, 4.1, math.nan]),
 }
 
 
-@boxed
+@each(*(name for name in FAMILIES if name not in (*FINITE, "rotation3d")))
 def test_bad_ranges(family):
     names = [field.name for field in dataclasses.fields(family)]
-    assert names[0] == "max_shift"
+    assert names[0] in ("max_shift", "max_angle")
     for name in names:
         message, values = BAD[name]
         for value in values:
             with pytest.raises(ValueError, match=rf"^{type(family).__name__.lower()} expects {message}, got {value}$"):
                 type(family)(**{name: value})
+
+
+@each(*ON_CIRCLE)
+def test_angles_within_a_range(family):
+    family = dataclasses.replace(family, max_angle=0.35)
+    drawn, starts = samples(family)[:, 0], np.asarray(family.starts(64))
+    for angles in (drawn, starts[:, 0]):
+        assert 0.3 < np.abs(angles).max() <= 0.35
+    np.testing.assert_array_equal(starts[0], family.identity)
+    whole = dataclasses.replace(family, max_angle=math.pi)
+    gain = family.log_prior(family.identity) - whole.log_prior(whole.identity)
+    np.testing.assert_allclose(gain, math.log(math.pi / 0.35), rtol=1e-5)
+    outside = family.identity.at[0].set(0.5)
+    assert family.log_prior(outside) == -np.inf
+    np.testing.assert_allclose(family.project(outside)[0], 0.35)
 
 
 # --- families of one's own ------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import avae
+from avae.data import Data, load
+from avae.likelihoods import PaperLoss
 from avae.vae import block_means, convolve_volume, depth_to_space
 
 NETWORKS = [
@@ -201,6 +203,35 @@ def test_learned_scale_is_the_root_mean_square_at_its_optimum():
     np.testing.assert_allclose(slope(best), 0, atol=1e-10)
     assert slope(best - 0.1) > 1
     assert slope(best + 0.1) < -1
+
+
+def test_the_papers_loss_has_a_floor_that_no_output_passes():
+    loss, (x, mean) = PaperLoss(), pixels()
+    x, mean = np.clip(x, 0, 1).astype(np.float32), np.clip(mean, 0, 1).astype(np.float32)
+    standardised = (x - 0.1307) / 0.3081
+    np.testing.assert_allclose(-loss.log_prob({}, x, mean), np.sum((standardised - mean) ** 2), rtol=1e-5)
+    best = np.clip(standardised, 0, 1)
+    np.testing.assert_allclose(loss.floor(x), -loss.log_prob({}, x, best), rtol=1e-5)
+    assert -loss.log_prob({}, x, mean) > loss.floor(x) > 0
+    raw = jnp.array([-2.0, 0.0, 3.0])
+    x, mean = x.ravel()[:3], jax.nn.sigmoid(raw)
+    np.testing.assert_allclose(loss.log_prob_raw({}, x, raw), loss.log_prob({}, x, mean), rtol=1e-4)
+    with pytest.raises(ValueError, match="expects spread > 0"):
+        PaperLoss(spread=0.0)
+
+
+def test_the_papers_floor_on_the_embedded_digits():
+    """515.1 in the paper, which pads digits to 40x40: each pixel of the border adds (0.1307 / 0.3081)^2."""
+    digits = load(Data(pose="upright", n_train=1)).test.images
+    border = (40**2 - 28**2) * (0.1307 / 0.3081) ** 2
+    np.testing.assert_allclose(np.mean(jax.vmap(PaperLoss().floor)(digits)) + border, 515.1, rtol=0.02)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_papers_curvature_is_that_of_its_squared_error():
+    x, mean = (np.clip(part, 0, 1).ravel() for part in pixels())
+    hessian = jax.hessian(lambda mean: -PaperLoss().log_prob({}, x, mean))(jnp.asarray(mean))
+    np.testing.assert_allclose(hessian, np.diag(PaperLoss().fisher({}, mean)), atol=1e-12)
 
 
 @pytest.mark.parametrize("floor", [1e-4, 1e-2])

@@ -13,7 +13,12 @@ from jax import Array
 from avae.settings import Search
 from avae.warp import invert
 
-RANGES = {"max_shift": (0, 2, "half-widths"), "max_scale": (1, 8, "times"), "max_shear": (0, 4, "tangents")}
+RANGES = {
+    "max_angle": (0, math.pi, "radians"),
+    "max_shift": (0, 2, "half-widths"),
+    "max_scale": (1, 8, "times"),
+    "max_shear": (0, 4, "tangents"),
+}
 CHECKED = 16  # starts of a family whose matrices are looked at
 
 

@@ -37,7 +37,12 @@ class QuarterTurns(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class Rotation(Transform):
-    """SO(2): alpha = [angle] in radians, canonical in [-pi, pi); uniform prior."""
+    """SO(2), or a part of it: alpha = [angle] in radians, canonical in [-pi, pi); uniform prior.
+
+    A `max_angle` of pi means any angle; with a smaller one |angle| <= max_angle, here and in the families below.
+    """
+
+    max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
     reduced_search: ClassVar[Search] = Search(
@@ -46,8 +51,8 @@ class Rotation(Transform):
 
     @property
     def factors(self) -> tuple[Any, ...]:
-        """Any angle."""
-        return (Circle(),)
+        """|angle| <= max_angle."""
+        return (_angle(self.max_angle),)
 
     def matrix(self, alpha: Array) -> Array:
         """[[cos, -sin, 0], [sin, cos, 0]]: counter-clockwise by alpha[0] on the screen."""
@@ -78,18 +83,19 @@ class Rigid(Transform):
     """SE(2) in a box: alpha = [angle, shift x, shift y]; angle in radians, shifts in half-widths.
 
     The pull map is [R(angle) | shift]: the point at `shift` in the input comes to the centre, turned about itself.
-    The prior is uniform over all angles and over |shift| <= `max_shift` on each axis.
+    The prior is uniform over |angle| <= `max_angle` and over |shift| <= `max_shift` on each axis.
     """
 
     max_shift: float = 0.2
+    max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
     search: ClassVar[Search] = Search(n_starts=64, top_k=4, n_rounds=2, n_steps=6)
 
     @property
     def factors(self) -> tuple[Any, ...]:
-        """Any angle, |shift| <= max_shift."""
-        return (Circle(), Box((self.max_shift,) * 2))
+        """|angle| <= max_angle, |shift| <= max_shift."""
+        return (_angle(self.max_angle), Box((self.max_shift,) * 2))
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[0]) | alpha[1:]]."""
@@ -102,14 +108,15 @@ class Similarity(Transform):
 
     max_shift: float = 0.2
     max_scale: float = 1.5
+    max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
     search: ClassVar[Search] = Search(n_starts=128, top_k=8, n_rounds=2, n_steps=8)
 
     @property
     def factors(self) -> tuple[Any, ...]:
-        """Any angle, |log scale| <= log max_scale, |shift| <= max_shift."""
-        return (Circle(), Box((math.log(self.max_scale), self.max_shift, self.max_shift)))
+        """|angle| <= max_angle, |log scale| <= log max_scale, |shift| <= max_shift."""
+        return (_angle(self.max_angle), Box((math.log(self.max_scale), self.max_shift, self.max_shift)))
 
     def matrix(self, alpha: Array) -> Array:
         """[exp(alpha[1]) R(alpha[0]) | alpha[2:]]."""
@@ -126,19 +133,25 @@ class Affine(Transform):
     max_shift: float = 0.2
     max_scale: float = 1.5
     max_shear: float = 0.5
+    max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
     search: ClassVar[Search] = Search(n_starts=512, top_k=8, n_rounds=2, n_steps=12)
 
     @property
     def factors(self) -> tuple[Any, ...]:
-        """Any angle, and a box for the rest."""
+        """|angle| <= max_angle, and a box for the rest."""
         scale = math.log(self.max_scale)
-        return (Circle(), Box((scale, scale, self.max_shear, self.max_shift, self.max_shift)))
+        return (_angle(self.max_angle), Box((scale, scale, self.max_shear, self.max_shift, self.max_shift)))
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[0]) U(alpha[1:4]) | alpha[4:]]."""
         return affine(_turn(alpha[0]) @ upper(alpha[1:3], alpha[3:4]), alpha[4:])
+
+
+def _angle(limit: float) -> Circle | Box:
+    """The whole circle, or the angles up to `limit` either way."""
+    return Circle() if limit >= math.pi else Box((limit,))
 
 
 def _turn(angle: Array) -> Array:

@@ -1,0 +1,20 @@
+"""The protocol of published rivals: two latents, 12,000 rotated digits, 480 seconds of one processor core for training.
+
+    taskset -c 0 python train.py --config=configs/rivals_mnist.py
+
+"cpu_seconds" in metrics.jsonl says what training took, start and compilation included. A full search at every step:
+images that keep their poses from epoch to epoch also keep the classes at several orientations.
+"""
+
+from ml_collections import ConfigDict
+
+from avae.config import default
+
+
+def get_config() -> ConfigDict:
+    """The main job with two latents and a narrower network, which has less room for several orientations of a class."""
+    config = default()
+    config.model.update(latent=2, hidden=(128, 128))
+    config.train.epochs = 24
+    config.evaluation.update(baseline_epochs=0, n_bound=2000)
+    return config
