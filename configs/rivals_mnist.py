@@ -2,8 +2,8 @@
 
     taskset -c 0 python train.py --config=configs/rivals_mnist.py
 
-"cpu_seconds" in metrics.jsonl says what training took, start and compilation included. A full search at every step:
-images that keep their poses from epoch to epoch also keep the classes at several orientations.
+"cpu_seconds" in metrics.jsonl says what training took, start and compilation included. Rotations only, and a full
+search at every step. What was measured under this protocol, and with which settings, is in docs/results.md.
 """
 
 from ml_collections import ConfigDict
