@@ -20,7 +20,7 @@ from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.settings import PAPER, Search
-from avae.solvers import CompositeLoss, linearise, refine
+from avae.solvers import CompositeLoss, linearise, refine, standard_deviation
 from avae.transforms import Transform, check_family, spread
 
 Loss = Callable[[Any, Array], Array]
@@ -262,15 +262,6 @@ def look_around(
         best = jnp.argmin(comparable(scores))
         start, score = poses[best], scores[best]
     return start, score
-
-
-def standard_deviation(precision: Array) -> Array:
-    """Square roots [n] of the diagonal of the inverse of a precision matrix [n, n]; infinity where it is singular."""
-    values, vectors = jnp.linalg.eigh(precision)
-    determined = values > 1e-6 * jnp.max(values)
-    share = vectors**2 / jnp.where(determined, values, 1.0)[None]
-    lost = (vectors**2 > 1e-6) & ~determined[None]  # directions that lean on one of which the image says nothing
-    return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
 
 
 def comparable(losses: Array) -> Array:

@@ -133,6 +133,15 @@ def refine(loss: Any, x: Any, alpha: Array, transform: Transform, settings: Sear
     return {"gauss_newton": gauss_newton, "adam": adam}[settings.solver](loss, x, alpha, transform, settings)
 
 
+def standard_deviation(precision: Array) -> Array:
+    """Square roots [n] of the diagonal of the inverse of a precision matrix [n, n]; infinity where it is singular."""
+    values, vectors = jnp.linalg.eigh(precision)
+    determined = values > 1e-6 * jnp.max(values)
+    share = vectors**2 / jnp.where(determined, values, 1.0)[None]
+    lost = (vectors**2 > 1e-6) & ~determined[None]  # directions that lean on one of which the image says nothing
+    return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
+
+
 def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
     """F at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
     zero = jnp.zeros(dof)
