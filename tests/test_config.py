@@ -41,8 +41,13 @@ def test_the_family_alone_changes_the_search(name):
     described = experiment(changed(transform__name=name))
     family = FAMILIES[name]
     assert type(described.model.transform) is family
-    assert described.model.search == family.search
+    assert described.model.search == (family.reduced_search or family.search)
     assert described.train.search == train_search(family.search)
+
+
+def test_networks_without_a_smaller_form_have_the_family_s_own_search():
+    described = experiment(changed(model__name="conv"))
+    assert described.model.search == avae.Rotation.search
 
 
 def test_the_ranges_of_the_family_are_those_given():
@@ -65,7 +70,8 @@ def test_unset_settings_have_types():
         config.search.n_starts = "many"
     with pytest.raises(TypeError, match="solver"):
         config.search.solver = 3
-    assert experiment(config).model.search == avae.Search(n_starts=16, solver="adam", learning_rate=0.1)
+    changes = {"n_starts": 16, "solver": "adam", "learning_rate": 0.1}
+    assert experiment(config).model.search == dataclasses.replace(avae.Rotation.reduced_search, **changes)
 
 
 def test_training_without_search():
@@ -147,8 +153,9 @@ def test_a_complete_config_describes_the_same_experiment():
 
 def test_the_values_are_kept_when_the_family_s_change(monkeypatch, tmp_path):
     checkpoint.claim(tmp_path, default())
-    monkeypatch.setattr(avae.Rotation, "search", avae.Search(n_starts=99))
-    assert checkpoint.load_experiment(tmp_path).model.search.n_starts == avae.Search().n_starts
+    before = avae.Rotation.reduced_search
+    monkeypatch.setattr(avae.Rotation, "reduced_search", avae.Search(n_starts=99))
+    assert checkpoint.load_experiment(tmp_path).model.search == before
     assert experiment(default()).model.search.n_starts == 99
 
 
