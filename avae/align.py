@@ -283,14 +283,17 @@ def _align(
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
         prediction = predict(params, x, transform, found.alpha)
-        hessian = found.hessian  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
-        if hessian is None:
-            hessian = linearise(loss_fn, x, found.alpha, transform).hessian
+        std = jnp.zeros(0)
+        if transform.dof:  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
+            hessian = found.hessian
+            if hessian is None:
+                hessian = linearise(loss_fn, x, found.alpha, transform).hessian
+            std = standard_deviation(hessian)
         return Alignment(
             alpha=found.alpha,
             matrix=matrix,
             loss=found.loss,
-            std=standard_deviation(hessian) if transform.dof else jnp.zeros(0),
+            std=std,
             canonical=params.model.to_canonical(x, transform, found.alpha),
             reconstruction=prediction.mean,
             latent=prediction.mu,

@@ -129,7 +129,7 @@ def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: T
 def refine(loss: Any, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
     """Refines one pose by the solver that the settings name; a pose of a finite family stays as it is."""
     if transform.dof == 0:
-        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32), jnp.zeros((0, 0)))
+        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32))
     return {"gauss_newton": gauss_newton, "adam": adam}[settings.solver](loss, x, alpha, transform, settings)
 
 

@@ -146,7 +146,7 @@ def test_no_usable_draw_is_reported():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_modes": 33}, "n_modes: expected 1 to 32, as many as the search has starts"),
+        ({"n_modes": 49}, "n_modes: expected 1 to 48, as many as the search has starts"),
         ({"n_samples": 1}, "n_samples: expected at least 2"),
         ({"key": 0}, "key: expected one typed key"),
         ({"transform": avae.Rigid3D()}, "transform: expected a family of dimension 2"),
