@@ -102,7 +102,8 @@ def damage(checkpoint):
             path.write_bytes(path.read_bytes()[:10])
 
 
-@pytest.mark.parametrize("harm", [damage, pytest.param(shutil.rmtree, marks=pytest.mark.slow)], ids=["damaged", "gone"])
+@pytest.mark.slow  # two more starts of two processes each; run with `python -m pytest -m slow tests/test_hosts.py`
+@pytest.mark.parametrize("harm", [damage, shutil.rmtree], ids=["damaged", "gone"])
 def test_a_checkpoint_that_one_of_two_cannot_read_is_passed_over_by_both(alone, tmp_path, harm):
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
