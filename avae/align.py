@@ -52,12 +52,15 @@ class Found(NamedTuple):
       loss: their losses [B].
       info: see `Info`.
       hessian: Gauss-Newton matrix of the loss at each [B, dof, dof]; None after another solver.
+      prediction: what the loss predicts at each; None after another solver, and once
+        `describe` has had it.
     """
 
     alpha: Array
     loss: Array
     info: Info
     hessian: Array | None = None
+    prediction: Any = None
 
 
 class Alignment(NamedTuple):
@@ -175,7 +178,7 @@ def search_batch(
         x, first = pair
         starts = starting_poses(loss_fn, x, transform, key, settings)
         found = search_one(loss_fn, x, starts if first is None else starts.at[0].set(first), transform, settings)
-        return found if describe is None else describe(x, found)
+        return found._replace(prediction=None) if describe is None else describe(x, found)
 
     return in_parts(one, (x, first), settings.budget, shards)
 
@@ -211,10 +214,9 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
         poses = poses[best]
     refined = lax.map(lambda start: refine(loss_fn, x, start, transform, settings), poses, batch_size=settings.chunk)
     best = jnp.argmin(comparable(refined.loss))
-
-    alpha, loss = refined.alpha[best], refined.loss[best]
-    info = Info(scores, kept, identity_loss, refined.accepted[best], jnp.isfinite(loss))
-    return Found(alpha, loss, info, None if refined.hessian is None else refined.hessian[best])
+    alpha, loss, accepted, hessian, prediction = jax.tree.map(lambda found: found[best], refined)
+    info = Info(scores, kept, identity_loss, accepted, jnp.isfinite(loss))
+    return Found(alpha, loss, info, hessian, prediction)
 
 
 def keep_best(loss_fn: Loss, x: Any, starts: Array, scores: Array, settings: Search) -> tuple[Array, Array, Array]:
@@ -282,7 +284,9 @@ def _align(
 
     def describe(x: Array, found: Found) -> Alignment:
         matrix = transform.matrix(found.alpha)
-        prediction = predict(params, x, transform, found.alpha)
+        prediction = found.prediction
+        if prediction is None:
+            prediction = predict(params, x, transform, found.alpha)
         std = jnp.zeros(0)
         if transform.dof:  # the curvature of -log p(x | alpha), in nats, is the precision of the pose
             hessian = found.hessian

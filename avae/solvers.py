@@ -60,23 +60,29 @@ class CompositeLoss:
 
 
 class Local(NamedTuple):
-    """A loss near one pose, in tangent coordinates: value [], gradient [dof], Gauss-Newton matrix [dof, dof]."""
+    """A loss near one pose, in tangent coordinates: value [], gradient [dof], Gauss-Newton matrix [dof, dof].
+
+    `prediction` is what the loss predicts at the pose itself.
+    """
 
     value: Array
     gradient: Array
     hessian: Array
+    prediction: Any
 
 
 class Refined(NamedTuple):
     """The best iterate seen: its pose [size] and loss [], and how many steps lowered the loss.
 
-    `hessian` is the Gauss-Newton matrix there [dof, dof]; None where the solver has none.
+    `hessian` is the Gauss-Newton matrix there [dof, dof], and `prediction` what the loss predicts there; None where the
+    solver has none.
     """
 
     alpha: Array
     loss: Array
     accepted: Array
     hessian: Array | None = None
+    prediction: Any = None
 
 
 def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Local:
@@ -84,7 +90,7 @@ def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -
     u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof)
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
     tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
-    return Local(value, tangents @ _flat(slope), (tangents * _flat(loss.curvature(x, u))[None]) @ tangents.T)
+    return Local(value, tangents @ _flat(slope), (tangents * _flat(loss.curvature(x, u))[None]) @ tangents.T, u)
 
 
 def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
@@ -106,7 +112,7 @@ def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform
     local = linearise(loss, x, alpha, transform)
     state = (alpha, local, jnp.full_like(local.value, settings.damping), jnp.zeros((), jnp.int32))
     alpha, local, _, accepted = lax.fori_loop(0, settings.n_steps, step, state)
-    return Refined(alpha, local.value, accepted, local.hessian)
+    return Refined(alpha, local.value, accepted, local.hessian, local.prediction)
 
 
 def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
