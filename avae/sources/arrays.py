@@ -20,12 +20,14 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 
     A stack is [N, H, W], [N, H, W, C], [N, D, H, W] or [N, D, H, W, C]: 8-bit (divided by 255), bool or real. An
     archive holds it as `images` or `volumes`, with optional `labels` [N] of integers or strings; or it holds
-    train_images, test_images, and optional train_labels and test_labels. A .npy stays on disk.
+    train_images and test_images, or train_volumes and test_volumes, with optional train_labels and test_labels. A .npy
+    stays on disk.
 
     Raises:
       ValueError: if the file is damaged, or its arrays are not of such a kind, name or shape.
     """
-    name, arrays = str(path), _stored(path)
+    name = str(path)
+    arrays = {key.replace("_volumes", "_images"): array for key, array in _stored(path).items()}
     if any(key in arrays for key in SPLIT):
         if lacking := [key for key in SPLIT[::2] if key not in arrays]:
             raise ValueError(f"data.name: expected train_images and test_images in {name}, but it lacks {lacking[0]}")
@@ -42,7 +44,8 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     keys = [key for key in ("images", "volumes") if key in arrays] or [key for key in arrays if key != "labels"]
     if len(keys) != 1:
         raise ValueError(
-            f"data.name: expected one stack in {name}, called images or volumes, got {', '.join(arrays) or 'no array'}"
+            f"data.name: expected one stack in {name}, called images or volumes, or a split, called train_images and "
+            f"test_images, got {', '.join(arrays) or 'no array'}"
         )
     stack = _stack(name, arrays, keys[0], "labels", f"examples of {name}", dim)
     return stack, stack
