@@ -15,16 +15,15 @@ Results go to `--out` as JSON and Markdown. The search is over rotations, of tes
 
 import argparse
 import dataclasses
-import json
+import functools
 import os
-import pathlib
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from protocol import facts, flags, in_turns, save
 
 import avae
 from avae import data
@@ -140,15 +139,12 @@ def check_agreement(params: avae.Params, x: np.ndarray) -> float:
 
 def measure(sides: Sequence[Side], batches: Sequence[np.ndarray], repeats: int) -> list[dict[str, Any]]:
     """One row per side; the sides take turns, so that they share the machine's noise."""
-    losses = {side.name: float(np.mean([side.losses(x) for x in batches])) for side in sides}  # compiles as well
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-    for _ in range(repeats):
-        for side in sides:
-            start = time.perf_counter()
-            for x in batches:
-                side.losses(x)
-            seconds[side.name].append(time.perf_counter() - start)
+    losses: dict[str, float] = {}
 
+    def run(side: Side) -> None:
+        losses[side.name] = float(np.mean([side.losses(x) for x in batches]))
+
+    seconds = in_turns({side.name: functools.partial(run, side) for side in sides}, repeats)
     n = sum(len(x) for x in batches)
     rate = {name: n / statistics.median(times) for name, times in seconds.items()}
     return [
@@ -213,7 +209,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# Alignment, {result['network']} {result['side']}x{result['side']}, batch {result['batch']}",
         "",
-        ", ".join(f"{name}: {value}" for name, value in result["machine"].items()) + ".",
+        facts(result["machine"]),
         f"{result['weights']}. {result['images']} images, median of {result['repeats']} repeats (slowest-fastest).",
         "Forward passes: of the same side, by time and by count. Ratio: to the PyTorch search.",
         "",
@@ -235,7 +231,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("--workdir", help="a trained run; without it, fresh weights")
     parser.add_argument("--network", choices=("mlp", "conv"), default="mlp", help="of the fresh weights")
     parser.add_argument("--side", type=int, default=28, help="image side of the fresh weights")
@@ -243,7 +239,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--distill", type=int, default=12_000, help="training digits behind the pose network")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     args = parser.parse_args()
 
     machine = describe_machine()
@@ -264,12 +259,8 @@ def main() -> None:
         "difference_nats": difference,
         "rows": measure(sides, batches, args.repeats),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     size = "" if side == 28 else str(side)
-    stem = args.out / f"align_{result['network']}{size}_{args.batch}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(markdown(result))
-    print(markdown(result))
+    save(args.out, f"align_{result['network']}{size}_{args.batch}", result, markdown(result))
 
 
 if __name__ == "__main__":

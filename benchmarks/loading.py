@@ -8,9 +8,7 @@ published; "prepare" is all that turns those into a set that trains: packing int
 training step asks for, `images[order[step]]`: the order by Grain, rows from the memory map, float32.
 """
 
-import argparse
 import gzip
-import json
 import os
 import pathlib
 import struct
@@ -21,6 +19,7 @@ import time
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from protocol import facts, flags, save
 
 from avae import data
 from avae.report import environment
@@ -157,10 +156,9 @@ def table(rows: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("--images", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     options = parser.parse_args()
     if not sys.platform.startswith("linux"):
         sys.exit("error: memory is read from /proc, which Linux has")
@@ -173,12 +171,9 @@ def main() -> None:
         images = described(rows["prepare"]["images"]).train.images
         order = data.order(len(images), BATCH, seed=0)
         rows |= {"memory": over_steps(images, order, options.steps), "speed": speed(images, order)}
-    print(table(rows))
-    facts = environment()
-    head = f"date: {facts['date']}, machine: {facts['machine']}, commit: {facts['commit']}"
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "loading.json").write_text(json.dumps({"environment": facts, **rows}, indent=2) + "\n")
-    (options.out / "loading.md").write_text(f"# Loading\n\n{head}\n\n{table(rows)}\n")
+    where = environment()
+    text = f"# Loading\n\n{facts(where)}\n\n{table(rows)}\n"
+    save(options.out, "loading", {"environment": where, **rows}, text)
 
 
 if __name__ == "__main__":

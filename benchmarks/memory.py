@@ -6,16 +6,14 @@ Every case runs in a process of its own; its peak is that of the process's resid
 before the call: so it holds arguments' copies, results, and what the compiler takes. Results go to `--out`.
 """
 
-import argparse
-import json
 import multiprocessing
-import pathlib
 import resource
 import sys
 import time
 
 import jax
 import numpy as np
+from protocol import flags, save
 
 import avae
 from avae.report import environment
@@ -45,8 +43,7 @@ def measure(case: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser = flags(__doc__)
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -58,10 +55,8 @@ def main() -> None:
         peak, budget = (row[key] / 2**30 for key in ("bytes", "budget"))
         lines.append(f"| {row['case']} | {peak:.2f} | {budget:.2f} | {row['seconds']:.0f} |")
     table = "\n".join(lines)
-    print(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "memory.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2) + "\n")
-    (options.out / "memory.md").write_text(f"# Peak memory of `align`\n\n{table}\n")
+    text = f"# Peak memory of `align`\n\n{table}\n"
+    save(options.out, "memory", {"environment": environment(), "rows": rows}, text)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ The paper's shear, tan 55 degrees = 1.43, is larger. Beside it stands one descen
 what a search without starts amounts to. Results go to `--out` as JSON and Markdown.
 """
 
-import argparse
 import dataclasses
-import json
-import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from protocol import flags, save
 
 import avae
 from avae import data
@@ -123,12 +121,11 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("--poses", type=int, default=500, help="per family")
     parser.add_argument("--batch", type=int, default=50, help="images searched at a time; bounds the memory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", choices=CONTINUOUS, nargs="+", default=CONTINUOUS)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     options = parser.parse_args()
 
     rows = []
@@ -136,13 +133,8 @@ def main() -> None:
         rows.append(measure(name, options.poses, options.seed, min(options.batch, options.poses)))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     settings = {"poses": options.poses, "seed": options.seed, "volume_side": SIDE}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "recovery.json").write_text(
-        json.dumps({"environment": environment(), "settings": settings, "rows": rows}, indent=2)
-    )
     text = f"# Poses recovered\n\n{options.poses} poses per family, seed {options.seed}.\n\n{table(rows)}\n"
-    (options.out / "recovery.md").write_text(text)
-    print(f"\n{table(rows)}")
+    save(options.out, "recovery", {"environment": environment(), "settings": settings, "rows": rows}, text)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,10 @@ the angle); "image" goes backwards to the pixels. Images are black at their edge
 Samplers that are not installed are left out. Results go to `--out`.
 """
 
-import argparse
 import functools
 import importlib.util
 import itertools
-import json
-import pathlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
+from protocol import flags, in_turns, save
 
 import avae
 from avae.report import environment
@@ -158,13 +155,7 @@ def measure(side: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     worst = max(np.abs(result - results["avae.warp"]).max() for result in results.values())
     if not worst < 1e-3:  # float32 positions, up to 64 pixels from the centre
         raise RuntimeError(f"the samplers differ by {worst:.3g} at side {side}: nothing was timed")
-    times: dict[tuple[str, str], list[float]] = {(name, way): [] for name in taken for way in PASSES}
-    for repeat in range(repeats + 1):  # the first compiles
-        for (name, way), seconds in times.items():
-            start = time.perf_counter()
-            taken[name][way]()
-            if repeat:
-                seconds.append(time.perf_counter() - start)
+    times = in_turns({(name, way): taken[name][way] for name in taken for way in PASSES}, repeats)
     size = "x".join([str(side)] * dim)
     rates = {pair: batch / statistics.median(seconds) for pair, seconds in times.items()}
     return [
@@ -186,19 +177,15 @@ def markdown(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("--side", type=int, nargs="*", default=[28, 40, 128])
     parser.add_argument("--volume", type=int, nargs="*", default=[32, 64])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     args = parser.parse_args()
     cases = [(side, 2) for side in args.side] + [(side, 3) for side in args.volume]
     rows = [row for case in cases for row in measure(*case, args.repeats)]
     where = environment()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "sampler.json").write_text(json.dumps({"rows": rows, "environment": where}, indent=2) + "\n")
-    (args.out / "sampler.md").write_text(markdown(rows, where))
-    print(markdown(rows, where))
+    save(args.out, "sampler", {"rows": rows, "environment": where}, markdown(rows, where))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ The main job's model and search on embedded digits, fresh weights, in one proces
 20 batches at a time, and medians are printed. Results go to `--out` as JSON and Markdown.
 """
 
-import argparse
-import json
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from protocol import facts, flags, save
 
 from avae import data, training
 from avae.config import default, experiment
@@ -51,10 +49,9 @@ def seconds(described: Any, state: Any, images: np.ndarray, index: np.ndarray, n
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     args = parser.parse_args()
     taken = sides(args.batch)
     images = data.load(next(iter(taken.values()))[0].data).train.images[: args.batch]
@@ -73,13 +70,9 @@ def main() -> None:
     lines = ["| step | images/s | against full search |", "|---|---|---|"]
     lines += [f"| {row['step']} | {row['images_per_second']:,.0f} | {row['ratio']:.1f}x |" for row in rows]
     text = "\n".join(lines)
-    print(text)
     where = environment()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "train_step.json").write_text(json.dumps({"rows": rows, "environment": where}, indent=2) + "\n")
-    head = f"# Training step, batch {args.batch}\n\n"
-    settings = "\n".join(f"- {name}: {value}" for name, value in where.items())
-    (args.out / "train_step.md").write_text(f"{head}{text}\n\n{settings}\n")
+    head = f"# Training step, batch {args.batch}\n\n{facts(where)}\n\n"
+    save(args.out, "train_step", {"rows": rows, "environment": where}, f"{head}{text}\n")
 
 
 if __name__ == "__main__":
