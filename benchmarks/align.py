@@ -66,7 +66,7 @@ def avae_sides(params: avae.Params) -> list[Side]:
         Side(FORWARD, lambda x: np.asarray(forward(params, x).total), 1, FORWARD),
         *(
             Side(
-                f"avae.align {name} {s.n_starts}/{s.top_k}+{s.n_local}/{s.n_steps} {s.solver}",
+                f"avae.align {name} {describe_search(s)}",
                 align(s),
                 passes(s, params),
                 FORWARD,
@@ -74,6 +74,11 @@ def avae_sides(params: avae.Params) -> list[Side]:
             for name, s in (("coarse", COARSE), *((name, params.model.settings(name)) for name in PRESETS))
         ),
     ]
+
+
+def describe_search(search: avae.Search) -> str:
+    """Starts, how many are kept, how many tried around each, steps, solver."""
+    return f"{search.n_starts}/{search.top_k}+{search.n_local}/{search.n_steps} {search.solver}"
 
 
 def passes(search: avae.Search, params: avae.Params) -> int:
@@ -171,8 +176,13 @@ def load_params(args: argparse.Namespace) -> avae.Params:
             raise ValueError(f"--workdir: expected an MLP or Conv with the Bernoulli likelihood, got {params.model}")
         params = params.replace(model=dataclasses.replace(params.model, transform=avae.Rotation(), search=None))
         return params if params.model.pose_network else distilled(params, args.distill)
-    network = avae.MLP if args.network == "mlp" else avae.Conv
-    return avae.init(jax.random.key(0), network(image_shape=(args.side, args.side, 1)))
+    return fresh(args.network, args.side)
+
+
+def fresh(network: str, side: int) -> avae.Params:
+    """Fresh weights of an "mlp" or a "conv" for images of this side."""
+    networks = avae.MLP if network == "mlp" else avae.Conv
+    return avae.init(jax.random.key(0), networks(image_shape=(side, side, 1)))
 
 
 def distilled(params: avae.Params, n: int) -> avae.Params:

@@ -15,6 +15,7 @@ import re
 import jax
 import numpy as np
 from absl import app, flags
+from counts import in_one_part, of_search, said
 
 from avae import devices, training
 from avae.config import Experiment, experiment
@@ -35,8 +36,7 @@ SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 def counts(path: str, n: int, per_device: int) -> dict[str, float]:
     """Operations and bytes of memory traffic of one device's step, bytes of its all-reduce, number of weights.
 
-    The compiler counts a loop as one turn. So the starts are scored without a loop, and a step of refinement costs what
-    the step with one costs more than the step with none.
+    Loops are counted as `benchmarks/counts.py` says.
     """
     spec = importlib.util.spec_from_file_location("config", path)
     if spec is None or spec.loader is None:
@@ -49,12 +49,7 @@ def counts(path: str, n: int, per_device: int) -> dict[str, float]:
     search = described.train.search
     if search is None:
         return cost(described, n)
-    unrolled = dataclasses.replace(search, chunk=max(search.n_starts, search.top_k), memory=2**60)
-    none, one = (cost(with_search(described, dataclasses.replace(unrolled, n_steps=k)), n) for k in (0, 1))
-    if search.n_steps == 0:
-        return none
-    looped = {name: one[name] + (search.n_steps - 1) * (one[name] - none[name]) for name in ("flops", "bytes")}
-    return one | looped
+    return of_search(lambda search: cost(with_search(described, search), n), search)
 
 
 def with_search(described: Experiment, search: Search) -> Experiment:
@@ -63,16 +58,15 @@ def with_search(described: Experiment, search: Search) -> Experiment:
 
 
 def cost(described: Experiment, n: int) -> dict[str, float]:
-    """What the compiler says of one step on n devices, loops counted once."""
+    """What the compiler says of one step on n devices."""
     state = devices.replicate(training.init_state(described))
     shape, batch_size = described.model.image_shape or (), described.train.batch_size
     batch = devices.take(np.zeros((1, *shape), np.float32), np.zeros(batch_size, int))
-    compiled = training.train_step.lower(state, batch, described, shards=n).compile()
-    said = compiled.cost_analysis() or {}
+    with in_one_part():
+        compiled = training.train_step.lower(state, batch, described, shards=n).compile()
     sent = [line for line in compiled.as_text().splitlines() if re.search(r" all-reduce(-start)?\(", line)]
     return {
-        "flops": said["flops"],
-        "bytes": said["bytes accessed"],
+        **said(compiled),
         "all_reduce": sum(map(result_bytes, sent)),
         "all_reduces": len(sent),
         "weights": sum(leaf.size for leaf in jax.tree.leaves(state.params.weights)),

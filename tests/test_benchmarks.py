@@ -1,0 +1,100 @@
+"""What the benchmarks compute besides times: operations counted, exponents, rooflines; and how they are timed."""
+
+import dataclasses
+import importlib
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import avae
+from avae import memory
+from avae.align import search_batch
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+SEARCH = avae.Search(n_starts=6, top_k=2, n_local=2, n_steps=3, chunk=2)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script of benchmarks/ as a module, by name."""
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    return importlib.import_module
+
+
+def test_variants_take_turns_and_the_first_round_does_not_count(script):
+    calls = []
+    seconds = script("protocol").in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_results_are_written_twice(script, tmp_path, capsys):
+    script("protocol").save(tmp_path / "new", "speed", {"rows": [1]}, "# Speed\n")
+    assert (tmp_path / "new" / "speed.json").read_text() == '{\n  "rows": [\n    1\n  ]\n}\n'
+    assert (tmp_path / "new" / "speed.md").read_text() == "# Speed\n"
+    assert "# Speed" in capsys.readouterr().out
+
+
+def test_operations_of_a_product_are_known(script):
+    count = script("counts").counted(lambda a, b: a @ b, jnp.ones((8, 32)), jnp.ones((32, 16)))
+    assert count == {"flops": 2 * 8 * 32 * 16, "bytes": 4 * (8 * 32 + 32 * 16 + 8 * 16)}
+
+
+def test_all_turns_of_all_loops_count(script, monkeypatch):
+    """Every start and every step of refinement adds its share, however the search loops over them."""
+    counts, x = script("counts"), jnp.ones((4, 32))
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(32, 32)), jnp.float32)
+    loss = avae.CompositeLoss(
+        predict=lambda x, alpha: weights @ (weights @ (x * jnp.cos(alpha))),
+        score=lambda x, u: jnp.sum((u - x) ** 2),
+        curvature=lambda x, u: jnp.full_like(u, 2.0),
+    )
+    pass_ = len(x) * 4 * 32**2
+
+    def operations(**changes):
+        def whole(search):
+            return counts.counted(lambda x: search_batch(loss, x, avae.Rotation(), None, search), x)
+
+        return counts.of_search(whole, dataclasses.replace(SEARCH, **changes))["flops"]
+
+    base = operations()
+    assert operations(n_starts=24) - base == pytest.approx(18 * pass_, rel=0.1)
+    assert operations(n_steps=7) - base == pytest.approx(4 * SEARCH.top_k * 2 * pass_, rel=0.1)  # 2: a tangent
+    monkeypatch.setattr(memory, "CACHE", 1)  # as if nothing stayed in cache
+    assert operations(chunk=1) == base
+
+
+def test_the_exponent_of_a_power(script):
+    values = [8, 16, 64]
+    assert script("scaling").exponent(values, [3 * value**1.5 for value in values]) == pytest.approx(1.5)
+
+
+def test_cases_of_a_sweep_differ_in_one_thing(script):
+    scaling = script("scaling")
+    for changes, cases in scaling.SWEEPS.values():
+        assert len({getattr(case, changes) for case in cases}) == len(cases)
+        same = [name for name in ("starts", "batch", "side") if name != changes]
+        assert len({tuple(getattr(case, name) for name in same) for case in cases}) == 1
+
+
+def test_the_roofline_is_the_lower_of_two_bounds(script):
+    bound, peak = script("roofline").roofline, {"flops": 100.0, "bytes": 10.0}
+    assert bound({"flops": 40.0, "bytes": 8.0}, peak) == 50.0
+    assert bound({"flops": 400.0, "bytes": 8.0}, peak) == 100.0
+
+
+@pytest.mark.slow
+def test_stages_sum_to_the_search(script):
+    """The coarse stage, looking around and refinement make the search; what XLA fuses across them is little."""
+    roofline, counts = script("roofline"), script("counts")
+    params = avae.init(jax.random.key(0), avae.MLP(image_shape=(12, 12, 1), hidden=(32,)))
+    x = jnp.asarray(np.random.default_rng(0).random((2, 12, 12, 1), np.float32))
+    counted = roofline.count_stages(params, x, SEARCH)
+    parts = sum(counted[name]["flops"] for name in roofline.STAGES)
+    search = counts.of_search(lambda search: counts.counted(lambda x: roofline.searched(params, x, search), x), SEARCH)
+    assert parts == pytest.approx(search["flops"] / len(x), rel=0.15)
+    assert counted["avae.align"]["flops"] > parts > SEARCH.n_starts * counted["forward pass"]["flops"]
