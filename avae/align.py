@@ -5,6 +5,7 @@
 Every function here is written for one example; `search_batch` is the one place where examples are vmapped.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -139,8 +140,8 @@ def search(
       `Found`: the best pose seen for each example.
 
     Raises:
-      ValueError: if Gauss-Newton is asked for with a loss that has no structure, or coarse scoring with one that has no
-        `reduce`, or the batch is empty.
+      ValueError: if Gauss-Newton is asked for with a loss that has no structure, coarse scoring with one that has no
+        `reduce`, or another precision with one that has no `cast`, or if the batch is empty.
     """
     composite = isinstance(loss_fn, CompositeLoss)
     settings = settings or (transform.search if composite else PAPER)
@@ -150,6 +151,10 @@ def search(
         )
     if settings.coarse > 1 and getattr(loss_fn, "reduce", None) is None:
         raise ValueError("search.coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`")
+    if settings.precision != "float32" and getattr(loss_fn, "cast", None) is None:
+        raise ValueError(
+            f'search.precision "{settings.precision}" expects loss_fn to be an avae.CompositeLoss with `cast`'
+        )
     check_family(transform)
     check_key(key)
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
@@ -177,7 +182,12 @@ def search_batch(
     def one(pair: tuple[Any, Array | None]) -> Any:
         x, first = pair
         starts = starting_poses(loss_fn, x, transform, key, settings)
-        found = search_one(loss_fn, x, starts if first is None else starts.at[0].set(first), transform, settings)
+        starts = starts if first is None else starts.at[0].set(first)
+        rounded = settings.precision != "float32"
+        quick = cast(CompositeLoss, loss_fn).within(settings.precision) if rounded else loss_fn
+        found = search_one(quick, x, starts, transform, settings)
+        if rounded:
+            found = in_full(loss_fn, x, found, starts[0], transform, settings)
         return found._replace(prediction=None) if describe is None else describe(x, found)
 
     return in_parts(one, (x, first), settings.budget, shards)
@@ -216,6 +226,17 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
     best = jnp.argmin(comparable(refined.loss))
     alpha, loss, accepted, hessian, prediction = jax.tree.map(lambda found: found[best], refined)
     info = Info(scores, kept, identity_loss, accepted, jnp.isfinite(loss))
+    return Found(alpha, loss, info, hessian, prediction)
+
+
+def in_full(loss_fn: Loss, x: Any, found: Found, identity: Array, transform: Transform, settings: Search) -> Found:
+    """What a search by rounded losses has found, with the loss itself, unless by that the identity is better."""
+    unmoved = dataclasses.replace(settings, n_steps=0)
+    poses = jnp.stack([found.alpha, identity])
+    exact = jax.vmap(lambda alpha: refine(loss_fn, x, alpha, transform, unmoved))(poses)
+    best = jnp.argmin(comparable(exact.loss))
+    alpha, loss, _, hessian, prediction = jax.tree.map(lambda leaf: leaf[best], exact)
+    info = found.info._replace(identity_loss=exact.loss[1], finite=jnp.isfinite(loss))
     return Found(alpha, loss, info, hessian, prediction)
 
 

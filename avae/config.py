@@ -15,8 +15,7 @@ from ml_collections import ConfigDict, config_dict
 from avae.data import Data
 from avae.model import Frame, Model
 from avae.pose_network import PoseNetwork
-from avae.precision import PRECISIONS
-from avae.settings import Search
+from avae.settings import PRECISIONS, Search
 from avae.transforms import FAMILIES, Transform
 from avae.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 

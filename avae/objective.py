@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.model import Frame, Params, check_images, check_key
+from avae.precision import in_precision
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 from avae.vae import Posterior, block_means
@@ -117,6 +118,7 @@ def pose_loss(params: Params, transform: Transform, block: int = 1) -> Composite
         curvature=lambda x, prediction: fisher(params, x, prediction),
         reduce=block_means,
         reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim),
+        cast=lambda dtype: pose_loss(in_precision(params, dtype), transform, block),
         propose=network and (lambda x, n: network.propose(params.weights["pose_network"], x, n, transform)),
         n_bins=0 if network is None else network.n_bins,
     )

@@ -1,6 +1,7 @@
 """Mixed precision: the networks compute in a smaller float type; weights, warps, losses and updates stay float32."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +10,6 @@ from jax import Array
 
 from avae.model import Params
 from avae.vae import Posterior, Weights
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +23,19 @@ class Cast:
     def image_shape(self) -> tuple[int, ...] | None:
         """That of the networks."""
         return getattr(self.networks, "image_shape", None)
+
+    @property
+    def reduced(self) -> "Callable[[Weights, int], tuple[Cast, Weights]] | None":
+        """That of the networks, where they have it."""
+        reduced = getattr(self.networks, "reduced", None)
+        if reduced is None:
+            return None
+
+        def cast(weights: Weights, factor: int) -> tuple[Cast, Weights]:
+            smaller, weights = reduced(weights, factor)
+            return Cast(smaller, self.dtype), weights
+
+        return cast
 
     def encode(self, weights: Weights, x: Array) -> Posterior:
         """q(z | x) for one example x [*space, C]."""

@@ -6,6 +6,7 @@ import jax
 
 SOLVERS = ("gauss_newton", "adam")
 STARTS = ("stratified", "lattice", "network")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Search:
       solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
       learning_rate: Adam's step size, in radians and half-widths.
       damping: Gauss-Newton's first Levenberg-Marquardt damping, relative to the curvature.
+      precision: in which the networks compute while poses are scored and refined, "float32" or "bfloat16"; the loss and
+        the curvature of the pose that is returned are float32's.
       chunk: starts scored at a time; few keep the coarse stage in cache.
       memory: bytes that the search may take on a device; a batch that needs more goes through in parts. None for 2 GiB
         on a CPU and half of the device's memory elsewhere.
@@ -46,6 +49,7 @@ class Search:
     solver: str = "gauss_newton"
     learning_rate: float = 0.03
     damping: float = 0.01
+    precision: str = "float32"
     chunk: int = 4
     memory: int | None = None
 
@@ -58,7 +62,7 @@ class Search:
                 raise ValueError(f"search expects {name} >= 0, got {getattr(self, name)}")
         if not 1 <= self.top_k <= self.n_starts:
             raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
-        for name, allowed in (("solver", SOLVERS), ("starts", STARTS)):
+        for name, allowed in (("solver", SOLVERS), ("starts", STARTS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"search expects {name} of {allowed}, got {getattr(self, name)!r}")
         if not (self.learning_rate > 0 and self.damping > 0):

@@ -29,6 +29,7 @@ class CompositeLoss:
       reduce: (x, factor) -> the same example at a `factor`-th of its resolution, for `Search.coarse`; None if the loss
         has none.
       reduced: factor -> the loss of such examples, cheaper than this one; None if this one takes them as they are.
+      cast: dtype -> the loss with networks that compute in that type, for `Search.precision`; None if it has none.
       propose: (x, n) -> n poses [n, size] worth scoring, best first, for `Search.starts` "network"; None if the loss
         has none.
       n_bins: of how many parts of the family each such pose stands for one.
@@ -39,6 +40,7 @@ class CompositeLoss:
     curvature: Callable[[Any, Any], Any]
     reduce: Callable[[Any, int], Any] | None = None
     reduced: Callable[[int], "CompositeLoss"] | None = None
+    cast: Callable[[str], "CompositeLoss"] | None = None
     propose: Callable[[Any, int], Array] | None = None
     n_bins: int = 0
 
@@ -51,6 +53,12 @@ class CompositeLoss:
         if self.reduce is None:
             raise ValueError("this loss has no `reduce`")
         return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
+
+    def within(self, dtype: str) -> "CompositeLoss":
+        """The loss with networks that compute in `dtype`; of a loss that has `cast`."""
+        if self.cast is None:
+            raise ValueError("this loss has no `cast`")
+        return self.cast(dtype)
 
     def proposals(self, x: Any, n: int) -> Array:
         """N poses [n, size] worth scoring; of a loss that has `propose`."""
