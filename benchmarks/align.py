@@ -4,6 +4,7 @@
     python benchmarks/align.py                                # MLP 28x28, fresh weights: only times mean something
     python benchmarks/align.py --workdir runs/rot_mnist       # a trained run: losses mean something too
     python benchmarks/align.py --network conv --side 40 --images 64      # the paper's conv size
+    python benchmarks/align.py --workdir runs/rot_mnist --exhaustive     # with the slowest preset as well
 
 A trained run without a pose network, which the preset "fast" wants, is given one, distilled from `--distill` digits.
 
@@ -37,7 +38,7 @@ except ImportError:
 
 COARSE = avae.Search(top_k=1, n_local=0, n_steps=0)
 CHUNK = {avae.MLP: 64, avae.Conv: 16}  # images that PyTorch searches at a time on CPUs, where more are slower
-PRESETS = ("default", "fast", "paper")
+PRESETS = ("default", "fast", "paper", "exhaustive")
 FORWARD, REFERENCE = "avae forward", "PyTorch search 32/8/20 Adam"
 
 
@@ -56,22 +57,19 @@ class Side:
     forward: str
 
 
-def avae_sides(params: avae.Params) -> list[Side]:
+def avae_sides(params: avae.Params, presets: Sequence[str]) -> list[Side]:
     forward = jax.jit(avae.objective)
 
     def align(search: avae.Search) -> Callable[[np.ndarray], np.ndarray]:
         return lambda x: np.asarray(jax.block_until_ready(avae.align(params, x, search=search)).loss)
 
+    searches = {"coarse": COARSE} | {name: params.model.settings(name) for name in presets}
+    searches["default, bfloat16"] = dataclasses.replace(searches["default"], precision="bfloat16")
     return [
         Side(FORWARD, lambda x: np.asarray(forward(params, x).total), 1, FORWARD),
         *(
-            Side(
-                f"avae.align {name} {describe_search(s)}",
-                align(s),
-                passes(s, params),
-                FORWARD,
-            )
-            for name, s in (("coarse", COARSE), *((name, params.model.settings(name)) for name in PRESETS))
+            Side(f"avae.align {name} {describe_search(search)}", align(search), passes(search, params), FORWARD)
+            for name, search in searches.items()
         ),
     ]
 
@@ -84,15 +82,17 @@ def describe_search(search: avae.Search) -> str:
 def passes(search: avae.Search, params: avae.Params) -> int:
     """Forward passes per image of a search over one angle; a pass with its tangent counts as 2.
 
-    A pass through reduced networks counts by their share of the weights. `avae.align` adds about 3 for the rest of what
-    it returns (`std`, `canonical`, `reconstruction`).
+    A pass through reduced networks counts by their share of the weights; in another precision two poses are evaluated
+    again. `avae.align` adds about 3 for the rest of what it returns (`std`, `canonical`, `reconstruction`).
     """
     share, again = 1.0, 0
     if search.coarse > 1:
         share, again = size(params.reduced(search.coarse)) / size(params), max(search.n_full, search.top_k) + 1
     refinement = 2 * search.n_steps + 1 if search.solver == "adam" else 2 * (search.n_steps + 1)
-    refined = search.n_refined or search.top_k
-    return round(search.n_starts * share + again + search.top_k * search.n_local + refined * refinement)
+    refined = (search.n_refined or search.top_k) * refinement
+    if search.precision != "float32":
+        refined += 2 * (1 if search.solver == "adam" else 2)
+    return round(search.n_starts * share + again + search.top_k * search.n_local + refined)
 
 
 def size(params: avae.Params) -> int:
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--exhaustive", action="store_true", help='the preset "exhaustive" as well: slow')
     parser.add_argument("--distill", type=int, default=12_000, help="training digits behind the pose network")
     args = parser.parse_args()
 
@@ -257,7 +258,8 @@ def main() -> None:
     side = networks.image_shape[0]
     batches = load_batches(args.images, args.batch, side)
     difference = check_agreement(params, batches[0]) if torch else None
-    sides = avae_sides(params) + (torch_sides(params) if torch else [])
+    presets = PRESETS if args.exhaustive else PRESETS[:-1]
+    sides = avae_sides(params, presets) + (torch_sides(params) if torch else [])
     result = {
         "machine": machine,
         "network": type(networks).__name__.lower(),

@@ -81,6 +81,16 @@ def test_cases_of_a_sweep_differ_in_one_thing(script):
         assert len({tuple(getattr(case, name) for name in same) for case in cases}) == 1
 
 
+def test_every_search_is_a_point_of_the_figure(script):
+    row = {"mean_loss_nats": 110.0, "images_per_second": 100.0}
+    names = ["avae forward", "avae.align default, bfloat16 48/2+6/3 gauss_newton", "PyTorch search 32/8/20 Adam"]
+    rows = [row | {"name": name} for name in names]
+    rows[1] = rows[1] | {"mean_loss_nats": 110.5}
+    (ax,) = script("presets").draw([{"network": "mlp", "side": 28, "rows": rows}]).axes
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[10.0, 0.5]], [[10.0, 0.0]]]
+    assert [text.get_text() for text in ax.texts] == ["default, bfloat16", "PyTorch"]
+
+
 def test_the_roofline_is_the_lower_of_two_bounds(script):
     bound, peak = script("roofline").roofline, {"flops": 100.0, "bytes": 10.0}
     assert bound({"flops": 40.0, "bytes": 8.0}, peak) == 50.0

@@ -11,7 +11,7 @@ import avae
 from avae import config
 from avae.align import search_batch
 from avae.objective import pose_loss
-from avae.precision import in_precision
+from avae.precision import Cast, in_precision
 from avae.solvers import linearise
 
 PLAIN = avae.Search(n_starts=16, top_k=2, n_local=2, n_steps=3)
@@ -66,8 +66,7 @@ def test_the_reduced_twin_computes_in_bfloat16(params):
     assert twin.model.image_shape == (6, 6, 1)
     text = str(jax.make_jaxpr(lambda z: twin.model.networks.decode(twin.weights, z))(jnp.zeros(3)))
     assert all("bf16" in line for line in text.splitlines() if "dot_general" in line)
-    conv = avae.init(jax.random.key(0), avae.Conv(image_shape=(8, 8, 1)))
-    assert not in_precision(conv, "bfloat16").model.reducible(2)
+    assert not avae.Model(networks=Cast(avae.Conv(image_shape=(8, 8, 1)), "bfloat16")).reducible(2)
 
 
 def test_a_wrong_precision_is_a_sentence(images):
