@@ -91,6 +91,16 @@ def test_every_search_is_a_point_of_the_figure(script):
     assert [text.get_text() for text in ax.texts] == ["default, bfloat16", "PyTorch"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_peak_is_seen_after_it_is_over_and_forgotten(script):
+    memory_of = script("memory_reference")
+    before = memory_of.settle()
+    ballast = np.ones(2**23)  # 64 MiB
+    del ballast
+    assert 60_000 < memory_of.kilobytes("VmHWM") - before < 90_000
+    assert memory_of.settle() - before < 30_000
+
+
 def test_the_roofline_is_the_lower_of_two_bounds(script):
     bound, peak = script("roofline").roofline, {"flops": 100.0, "bytes": 10.0}
     assert bound({"flops": 40.0, "bytes": 8.0}, peak) == 50.0
