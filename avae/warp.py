@@ -16,8 +16,6 @@ images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False
            +1 +---------+
 """
 
-import functools
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -29,6 +27,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.devices import local
+
+MARGIN = 2  # pixels of zeros all round: as many as one position reads along an axis
 
 
 def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
@@ -73,21 +73,25 @@ def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None, *, on_
 
     The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
     `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
+    The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
+    pixels, where the identity sits.
     """
     *space, channels = x.shape
-    strides = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
-    neighbours = _nearest if on_grid else _corners
-    axes = [
-        neighbours(position, size, stride)
-        for position, size, stride in zip(_positions(matrix, space, out or space), space, strides, strict=True)
-    ]
-    pixels = x.reshape(-1, channels)
-    total = jnp.zeros(())
-    for corner in itertools.product(*axes):  # 4 corners in 2D, 8 in 3D
-        index = sum(index for index, _ in corner)
-        weight = functools.reduce(jnp.multiply, (weight for _, weight in corner))
-        total = total + weight[..., None] * pixels.at[index].get(mode="promise_in_bounds")
-    return total.astype(x.dtype)
+    pixels = jnp.pad(x, [(MARGIN, MARGIN)] * len(space) + [(0, 0)])  # zeros to read where a position falls outside
+    strides = [math.prod(pixels.shape[axis + 1 : -1]) for axis in range(len(space))]
+    pixels = pixels.reshape(-1, channels)
+    positions = _positions(matrix, space, out or space)
+    cells = [jnp.round(position) if on_grid else jnp.floor(position) for position in positions]
+    fractions = [(position - cell)[..., None] for position, cell in zip(positions, cells, strict=True)]
+
+    def between(axis: int, index: Array) -> Array:
+        """The pixels at `index`, interpolated along `axis` and those after it with weights 1 - f and f."""
+        if on_grid or axis == len(space):
+            return pixels.at[index].get(mode="promise_in_bounds")
+        f = fractions[axis]
+        return between(axis + 1, index) * (1 - f) + between(axis + 1, index + strides[axis]) * f
+
+    return between(0, _index(cells, space, strides)).astype(x.dtype)
 
 
 def invert(matrix: Array) -> Array:
@@ -145,27 +149,13 @@ def _positions(matrix: Array, space: Sequence[int], out: Sequence[int]) -> list[
     return positions[::-1]
 
 
-Corner = tuple[Array, Array]  # flat index, weight
+def _index(cells: Sequence[Array], space: Sequence[int], strides: Sequence[int]) -> Array:
+    """Where the first of the neighbours of each position is, in the flat array of an image with its margin.
 
-
-def _corners(position: Array, size: int, stride: int) -> tuple[Corner, ...]:
-    """The two neighbours along one axis: (flat index, weight) each, with weight zero outside the frame.
-
-    The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
-    pixels, where the identity sits. The floor is clipped before the cast, so that no float overflows the integer.
+    A cell far outside becomes one whose pixels all lie in the margin: before the cast, so that no float overflows the
+    integer.
     """
-    low = jnp.floor(position)
-    f = position - low
-    low = jnp.clip(low, -2, size).astype(jnp.int32)
-    return _corner(low, 1 - f, size, stride), _corner(low + 1, f, size, stride)
-
-
-def _nearest(position: Array, size: int, stride: int) -> tuple[Corner, ...]:
-    """The nearest pixel along one axis, with weight one inside the frame."""
-    nearest = jnp.clip(jnp.round(position), -1, size).astype(jnp.int32)
-    return (_corner(nearest, jnp.ones_like(position), size, stride),)
-
-
-def _corner(i: Array, weight: Array, size: int, stride: int) -> Corner:
-    inside = (i >= 0) & (i < size)
-    return jnp.clip(i, 0, size - 1) * stride, weight * inside.astype(weight.dtype)  # a product keeps NaN visible
+    index = jnp.zeros((), jnp.int32)
+    for cell, size, stride in zip(cells, space, strides, strict=True):
+        index = index + (jnp.clip(cell, -MARGIN, size).astype(jnp.int32) + MARGIN) * stride
+    return index
