@@ -6,7 +6,8 @@
     python benchmarks/align.py --network conv --side 40 --images 64      # the paper's conv size
     python benchmarks/align.py --workdir runs/rot_mnist --exhaustive     # with the slowest preset as well
 
-A trained run without a pose network, which the preset "fast" wants, is given one, distilled from `--distill` digits.
+A trained run without a pose network, which the preset "fast" wants, is given one, distilled from `--distill` digits,
+and kept in the file `--proposals`, if that is given, for the next time.
 
 Both sides run in this process on the same images with the same weights, in turns, and medians over the repeats are
 reported; before anything is timed, both must agree on J. Ratios are what counts, and only on a quiet machine: two
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import pathlib
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -175,7 +177,7 @@ def load_params(args: argparse.Namespace) -> avae.Params:
         if not known or params.model.likelihood != avae.Bernoulli():
             raise ValueError(f"--workdir: expected an MLP or Conv with the Bernoulli likelihood, got {params.model}")
         params = params.replace(model=dataclasses.replace(params.model, transform=avae.Rotation(), search=None))
-        return params if params.model.pose_network else distilled(params, args.distill)
+        return params if params.model.pose_network else distilled(params, args.distill, args.proposals)
     return fresh(args.network, args.side)
 
 
@@ -185,10 +187,19 @@ def fresh(network: str, side: int) -> avae.Params:
     return avae.init(jax.random.key(0), networks(image_shape=(side, side, 1)))
 
 
-def distilled(params: avae.Params, n: int) -> avae.Params:
-    """With a pose network that has learned from `n` training digits at random orientations."""
+def distilled(params: avae.Params, n: int, path: pathlib.Path | None) -> avae.Params:
+    """With a pose network that has learned from `n` training digits at random orientations, or is in a file."""
+    if path and path.exists():
+        model = dataclasses.replace(params.model, pose_network=avae.PoseNetwork())
+        blank = model.init(jax.random.key(0))["pose_network"]
+        with np.load(path) as leaves:
+            weights = jax.tree.unflatten(jax.tree.structure(blank), [leaves[name] for name in leaves])
+        return avae.Params(params.weights | {"pose_network": weights}, model)
     images = data.load(data.Data(n_train=n, n_test=1)).train.images
-    return avae.distill(params, padded(images, params.model.image_shape[0]))
+    params = avae.distill(params, padded(images, params.model.image_shape[0]))
+    if path:
+        np.savez(path, *jax.tree.leaves(params.weights["pose_network"]))
+    return params
 
 
 def padded(x: np.ndarray, side: int) -> np.ndarray:
@@ -250,6 +261,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--exhaustive", action="store_true", help='the preset "exhaustive" as well: slow')
     parser.add_argument("--distill", type=int, default=12_000, help="training digits behind the pose network")
+    parser.add_argument("--proposals", type=pathlib.Path, help="an .npz file that keeps the distilled pose network")
     args = parser.parse_args()
 
     machine = describe_machine()
