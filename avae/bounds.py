@@ -22,6 +22,8 @@ from avae.model import Params, check_images, check_key
 from avae.proposals import draw, mixture
 from avae.settings import Search
 from avae.transforms import Transform
+from avae.transforms.planar import Still
+from avae.transforms.spatial import Still3D
 
 GRID = 720  # poses of the quadrature, B5
 
@@ -105,8 +107,8 @@ def laplace(problem: Problem, key: Array) -> Bound:
 
 
 def importance(problem: Problem, key: Array) -> Bound:
-    """B4, docs/theory.md (9): fresh draws from the mixture of the refined modes and the prior."""
-    return log_mean(weighted_poses(problem, problem.modes(problem.n_modes), key)[1][None])
+    """B4, docs/theory.md (9): fresh draws from the mixture of the refined modes and the prior, z from (3b)."""
+    return log_mean(weighted_poses(problem, *problem.joint_modes(problem.n_modes), key)[1][None])
 
 
 def quadrature(problem: Problem, key: Array) -> Bound:
@@ -117,8 +119,9 @@ def quadrature(problem: Problem, key: Array) -> Bound:
 
 
 def iwae(problem: Problem, key: Array) -> Bound:
-    """The bound of a VAE without poses, docs/theory.md (2): that of the family whose only element is the identity."""
-    return log_mean(problem.weigh_poses(key, problem.transform.identity[None]))
+    """The bound of a VAE without poses, docs/theory.md (2): B4 on the family whose only element is the identity."""
+    still = Still3D() if problem.transform.dim == 3 else Still()
+    return importance(problem._replace(transform=still, settings=still.search, n_modes=1), key)
 
 
 METHODS: dict[str, Callable[[Problem, Array], Bound]] = {

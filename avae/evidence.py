@@ -11,8 +11,17 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from avae.align import starting_poses
+from avae.joint import (
+    Conditional,
+    Latents,
+    draw_latent,
+    encoder_log_density,
+    given_pose,
+    latent_log_density,
+    refine_jointly,
+)
 from avae.model import Params
-from avae.objective import latent, pose_loss, predict
+from avae.objective import latent, pose_loss
 from avae.proposals import Modes, around_modes, draw, find_modes, log_density
 from avae.settings import Search
 from avae.transforms import Transform
@@ -54,6 +63,10 @@ class Problem(NamedTuple):
         starts = starting_poses(loss_fn, self.x, family, None, settings)
         return find_modes(loss_fn, self.x, starts, family, settings, n)
 
+    def joint_modes(self, n: int) -> tuple[Modes, Latents]:
+        """The same, refined together with the latent, and the law of z near each."""
+        return refine_jointly(self.params, self.x, self.modes(n), self.transform)
+
     def weigh(self, key: Array, pose: Callable[[Array], Array], price: Callable[[Array], Any] | None = None) -> Array:
         """Log weights [n_samples] of draws (alpha, z), alpha by `pose(key)`; `price` is log p(alpha)/q(alpha)."""
 
@@ -75,38 +88,60 @@ class Problem(NamedTuple):
         """The function alpha -> log p(alpha) - log q(alpha)."""
         return lambda alpha: self.transform.log_prior(alpha) - log_density(q, self.transform, alpha)
 
+    def encoder(self, alpha: Array) -> Posterior:
+        """q(z | x, alpha): what the encoder says of x at a pose [size]."""
+        model = self.params.model
+        return model.encode(self.params.weights, model.to_canonical(self.x, self.transform, alpha))
+
+    def log_joint(self, alpha: Array, z: Array) -> Array:
+        """Log p(x, z | alpha) for a pose [size] and a latent [n]."""
+        model, weights = self.params.model, self.params.weights
+        mean = model.from_canonical(model.decode(weights, z), self.transform, alpha, self.x.shape[:-1])
+        prior = -0.5 * jnp.sum(z**2 + math.log(2 * math.pi))
+        return model.likelihood.log_prob(weights, self.x, mean) + prior
+
     def log_weight(self, alpha: Array, key: Array) -> Array:
         """Log p(x, z | alpha) - log q(z | x, alpha) for one z drawn from q, docs/theory.md (3); -inf for NaN.
 
         Its exponential has the mean p(x | alpha); the analytic KL, or z at the posterior mean, would give it another.
         """
-        model, weights = self.params.model, self.params.weights
-        mean, mu, logvar = predict(self.params, self.x, self.transform, alpha, key)
-        z = latent(Posterior(mu, logvar), key)  # the same z: the same key
-        noise = (z - mu) * jnp.exp(-0.5 * logvar)
-        ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2)
-        log_weight = model.likelihood.log_prob(weights, self.x, mean) + ratio
-        return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
+        encoder = self.encoder(alpha)
+        z = latent(encoder, key)
+        return _usable(self.log_joint(alpha, z) - encoder_log_density(encoder, z))
+
+    def refined_log_weight(self, alpha: Array, law: Conditional, key: Array) -> Array:
+        """The same with z drawn from r(z | alpha), docs/theory.md (3b): the mean is p(x | alpha) too."""
+        z = draw_latent(law, key)
+        return _usable(self.log_joint(alpha, z) - latent_log_density(law, z))
 
 
-def weighted_poses(problem: Problem, modes: Modes, key: Array) -> tuple[Array, Array, Array]:
+def weighted_poses(problem: Problem, modes: Modes, latents: Latents, key: Array) -> tuple[Array, Array, Array]:
     """Poses [M, size] from the proposal of B4, their log weights, and log densities under it, both [M].
 
     M is `n_samples`; the elements of a finite family are drawn equally often instead, each at least once.
     """
     family, n = problem.transform, problem.n_samples
     pose_key, latent_key = jax.random.split(key)
+    q = around_modes(modes, PRIOR, family)
     if family.dof == 0:
         count = len(family.lattice)
         poses = jnp.tile(family.lattice, (math.ceil(n / count), 1))
         density = jnp.full(len(poses), -math.log(count))
     else:
-        q = around_modes(modes, PRIOR, family)
         poses = jax.vmap(lambda key: draw(q, family, key))(jax.random.split(pose_key, n))
         density = jax.vmap(lambda alpha: log_density(q, family, alpha))(poses)
-    keys = jax.random.split(latent_key, len(poses))
-    evidence = lax.map(lambda pair: problem.log_weight(*pair), (poses, keys), batch_size=CHUNK)
+
+    def log_weight(pair: tuple[Array, Array]) -> Array:
+        alpha, key = pair
+        law = given_pose(latents, q, alpha, problem.encoder(alpha), family)
+        return problem.refined_log_weight(alpha, law, key)
+
+    evidence = lax.map(log_weight, (poses, jax.random.split(latent_key, len(poses))), batch_size=CHUNK)
     return poses, evidence + jax.vmap(family.log_prior)(poses) - density, density
+
+
+def _usable(log_weight: Array) -> Array:
+    return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
 
 
 def log_mean(log_weights: Array) -> Bound:

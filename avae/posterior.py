@@ -28,7 +28,7 @@ class PosePosterior(struct.PyTreeNode):
     """The posterior of the pose of each image, by weighted draws.
 
     Attributes:
-      modes: poses at which J is least, best first, each found once; repeats carry no weight [B, K, size].
+      modes: poses of the highest p(alpha, z | x), by p(x | alpha), best first; repeats carry no weight [B, K, size].
       weights: posterior probability of the poses that are nearer to a mode than to the others; sum to one [B, K].
       covariance: of these poses, as tangent steps from the mode [B, K, dof, dof]; radians, half-widths.
       entropy: of the fitted density, in nats, relative to the volume in tangent units [B]; the prior's is the log of
@@ -150,8 +150,8 @@ def _posterior(
 
 def posterior_one(problem: Problem, key: Array) -> PosePosterior:
     """Modes -> weighted draws -> each to its nearest mode -> moments -> fitted density, for one example."""
-    family, modes = problem.transform, problem.modes(problem.n_modes)
-    draws, log_weights, log_proposals = weighted_poses(problem, modes, key)
+    family, (modes, latents) = problem.transform, problem.joint_modes(problem.n_modes)
+    draws, log_weights, log_proposals = weighted_poses(problem, modes, latents, key)
     evidence = log_mean(log_weights[None])
     usable = jnp.isfinite(log_weights).any()
     log_weights = jax.nn.log_softmax(jnp.where(usable, log_weights, 0.0))

@@ -99,11 +99,18 @@ def spaced(scores: Array, starts: Array, transform: Transform, n: int, cells: in
 
 
 def laplace(loss_fn: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Array:
-    """Covariance [dof, dof] of the pose at a mode: the inverse of J's curvature, no wider than the family."""
+    """Covariance [dof, dof] of the pose at a mode, from the curvature of J there."""
+    if transform.dof == 0:
+        return jnp.zeros((0, 0))
+    return width(linearise(loss_fn, x, alpha, transform).hessian, transform)
+
+
+def width(hessian: Array, transform: Transform) -> Array:
+    """Covariance [dof, dof] of a pose: the inverse of a curvature [dof, dof], no wider than the family."""
     if transform.dof == 0:
         return jnp.zeros((0, 0))
     extent = transform.cell(1)
-    hessian = linearise(loss_fn, x, alpha, transform).hessian * (extent[:, None] * extent[None])
+    hessian = hessian * (extent[:, None] * extent[None])
     hessian = jnp.where(jnp.isfinite(hessian).all(), hessian, 0.0)
     ridge = 1 + 1e-5 * jnp.max(jnp.diag(hessian))
     return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof)) * (extent[:, None] * extent[None])
@@ -187,6 +194,11 @@ def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
 
 def log_density(mixture: Mixture, transform: Transform, alpha: Array) -> Array:
     """Log density of the mixture at a pose [size], in nats; components that cannot reach it count for nothing."""
+    return jax.nn.logsumexp(log_parts(mixture, transform, alpha))
+
+
+def log_parts(mixture: Mixture, transform: Transform, alpha: Array) -> Array:
+    """Log of each component's part [K + 1] of the density at a pose [size], its weight included, the prior's last."""
 
     def component(centre: Array, regression: Array, scale: Array) -> Array:
         step = transform.step(centre, alpha)
@@ -200,7 +212,7 @@ def log_density(mixture: Mixture, transform: Transform, alpha: Array) -> Array:
     near = jnp.where(jnp.isfinite(transform.log_prior(alpha)), near, -jnp.inf)
     everywhere = jnp.append(near, transform.log_prior(alpha))
     used = jnp.isfinite(mixture.log_weight)
-    return jax.nn.logsumexp(jnp.where(used, everywhere + jnp.where(used, mixture.log_weight, 0.0), -jnp.inf))
+    return jnp.where(used, everywhere + jnp.where(used, mixture.log_weight, 0.0), -jnp.inf)
 
 
 def _conditionals(

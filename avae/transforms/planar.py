@@ -13,6 +13,24 @@ from avae.transforms.base import Transform, affine, upper
 
 
 @dataclasses.dataclass(frozen=True)
+class Still(Transform):
+    """No pose but the identity: a plain VAE is a model of this family, alpha = [0]."""
+
+    dim: ClassVar[int] = 2
+    on_grid: ClassVar[bool] = True
+    search: ClassVar[Search] = Search(n_starts=1, top_k=1, n_local=0, n_steps=0)
+
+    @property
+    def factors(self) -> tuple[Any, ...]:
+        """One element."""
+        return (Elements(1),)
+
+    def matrix(self, alpha: Array) -> Array:
+        """The identity."""
+        return jnp.eye(self.dim, self.dim + 1, dtype=alpha.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class QuarterTurns(Transform):
     """The four rotations by multiples of 90 degrees: alpha = [number of quarter turns]."""
 

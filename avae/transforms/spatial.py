@@ -13,6 +13,14 @@ from jax import Array
 from avae.manifolds import Box, Elements, Rotations, rotation_matrix
 from avae.settings import Search
 from avae.transforms.base import Transform, affine, upper
+from avae.transforms.planar import Still
+
+
+@dataclasses.dataclass(frozen=True)
+class Still3D(Still):
+    """The same for volumes."""
+
+    dim: ClassVar[int] = 3
 
 
 @dataclasses.dataclass(frozen=True)
