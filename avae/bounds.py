@@ -16,10 +16,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae.devices import shards_of
-from avae.evidence import Bound, Problem, check_model, check_modes, effective_samples, log_mean, weighted_poses
+from avae.evidence import (
+    PRIOR,
+    Bound,
+    Problem,
+    check_model,
+    check_modes,
+    effective_samples,
+    log_mean,
+    weighted_poses,
+)
+from avae.joint import Proposal
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
-from avae.proposals import draw, mixture
+from avae.proposals import around_modes, draw, mixture
 from avae.settings import Search
 from avae.transforms import Transform
 from avae.transforms.planar import Still
@@ -50,9 +60,9 @@ def log_likelihood(
       key: makes all draws; None for a fixed key.
       method: "multi_start" (B1, equation (5)): poses from the prior. "finite" (B2, (6)): all elements of a finite
         family. "laplace" (B3, (8)): an ELBO with a normal law around the best pose; on a finite family, that alone.
-        "importance" (B4, (9)): from a mixture around the refined modes and the prior. "quadrature" (B5, (10)): a
-        shifted grid of 720 poses, for families of one dimension. "iwae" (2): the pose held at the identity, for a plain
-        VAE.
+        "importance" (B4, (9)): from a mixture around the refined modes and the prior, z from a law refined with them.
+        "quadrature" (B5, (10)): a shifted grid of 720 poses, for families of one dimension, z as in B4. "iwae" (2): the
+        pose held at the identity, for a plain VAE, z as in B4.
       n_samples: draws of (alpha, z) for each image; "finite" and "quadrature" make as many draws of z at each pose.
       n_modes: modes of B4; None for the number of starts that the search keeps, at least 4.
       search: settings of the search for the modes; None for the model's own, or the family's where `transform` is
@@ -112,10 +122,13 @@ def importance(problem: Problem, key: Array) -> Bound:
 
 
 def quadrature(problem: Problem, key: Array) -> Bound:
-    """B5, docs/theory.md (10): a grid of 720 poses under one random shift, for families of one dimension."""
+    """B5, docs/theory.md (10): 720 poses under one random shift, for families of one dimension; z as in B4."""
     shift, key = jax.random.split(key)
     u = (jnp.arange(GRID) + jax.random.uniform(shift)) / GRID
-    return log_mean(problem.weigh_poses(key, jax.vmap(problem.transform.factors[0].place)(u[:, None])))
+    poses = jax.vmap(problem.transform.factors[0].place)(u[:, None])
+    modes, latents = problem.joint_modes(problem.n_modes)
+    near = Proposal(around_modes(modes, PRIOR, problem.transform), latents)
+    return log_mean(problem.weigh_poses(key, poses, near))
 
 
 def iwae(problem: Problem, key: Array) -> Bound:

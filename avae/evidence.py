@@ -12,8 +12,8 @@ from jax.core import Tracer
 
 from avae.align import starting_poses
 from avae.joint import (
-    Conditional,
     Latents,
+    Proposal,
     draw_latent,
     encoder_log_density,
     given_pose,
@@ -77,12 +77,15 @@ class Problem(NamedTuple):
 
         return lax.map(one, jax.random.split(key, self.n_samples), batch_size=CHUNK)
 
-    def weigh_poses(self, key: Array, poses: Array) -> Array:
+    def weigh_poses(self, key: Array, poses: Array, proposal: Proposal | None = None) -> Array:
         """Log weights [K, n_samples] of draws of z at each of `poses` [K, size]."""
         keys = jax.random.split(key, (len(poses), self.n_samples))
-        return lax.map(
-            lambda pair: lax.map(lambda key: self.log_weight(pair[0], key), pair[1], batch_size=CHUNK), (poses, keys)
-        )
+
+        def at(pair: tuple[Array, Array]) -> Array:
+            alpha, keys = pair
+            return lax.map(lambda key: self.log_weight(alpha, key, proposal), keys, batch_size=CHUNK)
+
+        return lax.map(at, (poses, keys))
 
     def price(self, q: Any) -> Callable[[Array], Array]:
         """The function alpha -> log p(alpha) - log q(alpha)."""
@@ -100,19 +103,22 @@ class Problem(NamedTuple):
         prior = -0.5 * jnp.sum(z**2 + math.log(2 * math.pi))
         return model.likelihood.log_prob(weights, self.x, mean) + prior
 
-    def log_weight(self, alpha: Array, key: Array) -> Array:
+    def log_weight(self, alpha: Array, key: Array, proposal: Proposal | None = None) -> Array:
         """Log p(x, z | alpha) - log q(z | x, alpha) for one z drawn from q, docs/theory.md (3); -inf for NaN.
 
-        Its exponential has the mean p(x | alpha); the analytic KL, or z at the posterior mean, would give it another.
+        With a `proposal`, of z drawn from r instead (3b). The exponential has the mean p(x | alpha) in both; the
+        analytic KL, or z at the posterior mean, would give it another.
         """
         encoder = self.encoder(alpha)
-        z = latent(encoder, key)
-        return _usable(self.log_joint(alpha, z) - encoder_log_density(encoder, z))
-
-    def refined_log_weight(self, alpha: Array, law: Conditional, key: Array) -> Array:
-        """The same with z drawn from r(z | alpha), docs/theory.md (3b): the mean is p(x | alpha) too."""
-        z = draw_latent(law, key)
-        return _usable(self.log_joint(alpha, z) - latent_log_density(law, z))
+        if proposal is None:
+            z = latent(encoder, key)
+            density = encoder_log_density(encoder, z)
+        else:
+            law = given_pose(proposal, alpha, encoder, self.transform)
+            z = draw_latent(law, key)
+            density = latent_log_density(law, z)
+        log_weight = self.log_joint(alpha, z) - density
+        return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
 
 
 def weighted_poses(problem: Problem, modes: Modes, latents: Latents, key: Array) -> tuple[Array, Array, Array]:
@@ -130,18 +136,10 @@ def weighted_poses(problem: Problem, modes: Modes, latents: Latents, key: Array)
     else:
         poses = jax.vmap(lambda key: draw(q, family, key))(jax.random.split(pose_key, n))
         density = jax.vmap(lambda alpha: log_density(q, family, alpha))(poses)
-
-    def log_weight(pair: tuple[Array, Array]) -> Array:
-        alpha, key = pair
-        law = given_pose(latents, q, alpha, problem.encoder(alpha), family)
-        return problem.refined_log_weight(alpha, law, key)
-
-    evidence = lax.map(log_weight, (poses, jax.random.split(latent_key, len(poses))), batch_size=CHUNK)
+    keys = jax.random.split(latent_key, len(poses))
+    near = Proposal(q, latents)
+    evidence = lax.map(lambda pair: problem.log_weight(pair[0], pair[1], near), (poses, keys), batch_size=CHUNK)
     return poses, evidence + jax.vmap(family.log_prior)(poses) - density, density
-
-
-def _usable(log_weight: Array) -> Array:
-    return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
 
 
 def log_mean(log_weights: Array) -> Bound:

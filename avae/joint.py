@@ -67,6 +67,13 @@ class Latents(NamedTuple):
     whiten: Array
 
 
+class Proposal(NamedTuple):
+    """The mixture from which poses are drawn, and the law of z near each of its centres."""
+
+    poses: Mixture
+    latents: Latents
+
+
 class Conditional(NamedTuple):
     """r(z | alpha) at one pose: K normals and the encoder's law.
 
@@ -129,16 +136,9 @@ def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform)
     return Modes(alpha, level, covariance, distinct_modes(alpha, covariance, transform)), latents
 
 
-def given_pose(latents: Latents, poses: Mixture, alpha: Array, encoder: Posterior, transform: Transform) -> Conditional:
-    """r(z | alpha), docs/theory.md (3b).
-
-    Args:
-      latents: the laws at K modes.
-      poses: the proposal of poses around these modes; its components' shares at alpha are those of the laws.
-      alpha: the pose [size].
-      encoder: q(z | x, alpha).
-      transform: the family.
-    """
+def given_pose(proposal: Proposal, alpha: Array, encoder: Posterior, transform: Transform) -> Conditional:
+    """r(z | alpha), docs/theory.md (3b), at a pose [size]: a law has its mode's share of the density of poses."""
+    poses, latents = proposal
     steps = jax.vmap(lambda centre: transform.step(centre, alpha))(poses.centre)
     share = jax.nn.log_softmax(log_parts(poses, transform, alpha))
     near = share[:-1] + math.log1p(-ENCODER)

@@ -107,7 +107,7 @@ def test_far_from_all_modes_the_encoder_answers():
     q, encoder = around_modes(modes, 0.1, avae.Rotation()), Posterior(jnp.zeros(2), jnp.zeros(2))
 
     def weights(angle):
-        found = joint.given_pose(latents, q, jnp.array([angle]), encoder, params.model.transform)
+        found = joint.given_pose(joint.Proposal(q, latents), jnp.array([angle]), encoder, params.model.transform)
         return np.exp(found.log_weight)
 
     np.testing.assert_allclose(weights(0.0), [1 - joint.ENCODER, 0, joint.ENCODER], atol=0.01)
