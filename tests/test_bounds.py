@@ -123,7 +123,7 @@ def wrong_bound(name, params, x):
     if name == "max without log K":
         return log_weights(params, x, prior, key).max(axis=1), np.full(len(x), 0.1)
     if name == "refined pose as a draw from the prior":
-        poses = prior[:, :32].at[:, 0].set(found.alpha)
+        poses = prior[:, :8].at[:, 0].set(found.alpha)
         draws = [log_weights(params, x, poses, key) for key in jax.random.split(key, 4)]
         found = jax.vmap(log_mean)(jnp.stack(draws, axis=1).reshape(len(x), 1, -1))
         return found.value, found.standard_error
