@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from avae.cores import parts_at_once, side_by_side
 from avae.devices import shards_of
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
@@ -120,7 +121,10 @@ def align(
     check_family(family)
     check_key(key)
     x, settings = check_images(x, params.model), params.model.settings(search, family)
-    return _align(params, x, key, settings, family, shards_of(x))
+    n = parts_at_once(x)
+    if n > 1:
+        settings = dataclasses.replace(settings, memory=settings.budget // n)
+    return side_by_side(lambda x: _align(params, x, key, settings, family, shards_of(x)), x, n)
 
 
 def search(

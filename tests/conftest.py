@@ -6,6 +6,8 @@ import pytest
 
 import avae
 
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles several times faster
+
 # Shapes that only happen to broadcast are errors. The strict dtype promotion of jax cannot be switched on for all
 # tests, for optax's adam fails under it; tests that do not touch optax switch it on for themselves.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,9 +28,13 @@ def cache_of_its_own(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Environment of processes that are started one after another: what one compiles, the next need not."""
-    folder = tmp_path_factory.mktemp("compiled")
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Environment of processes that are started one after another: what one compiles, the next need not.
+
+    And it is compiled quickly: such a process compiles for longer than it runs.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    quick = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": QUICK}
+    return quick | {"JAX_COMPILATION_CACHE_DIR": folder}
 
 
 @pytest.fixture(scope="session")

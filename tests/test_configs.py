@@ -49,7 +49,7 @@ def test_every_config_is_an_experiment(path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("rot_voxels", {}),
+        pytest.param("rot_voxels", {}, marks=pytest.mark.slow),
         pytest.param(
             "rot_voxels",
             {f"{owner}.name": "rotation3d" for owner in ("transform", "data.transform")},

@@ -114,6 +114,7 @@ def test_far_from_all_modes_the_encoder_answers():
     np.testing.assert_allclose(weights(2.0), [0, 0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bounds_with_a_careless_encoder_are_tight(monkeypatch):
     """B4 at the closed form; and not so where the encoder alone proposes z, or its share is left out of the density."""
     params = careless(avae.Rotation())

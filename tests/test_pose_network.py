@@ -93,6 +93,7 @@ def test_distilling_leaves_the_vae_alone(distilled, params):
     jax.tree.map(np.testing.assert_array_equal, {k: distilled.weights[k] for k in params.weights}, params.weights)
 
 
+@pytest.mark.slow
 def test_training_with_one_gives_the_same_vae():
     """Its loss has no part in the VAE's gradient."""
     config = default()
