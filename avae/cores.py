@@ -4,6 +4,7 @@ XLA shares each operation out over the cores, and most of those of a search are 
 batch goes to each core, by a thread of its own: compiled code runs without Python's lock.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ def n_cores() -> int:
 
 
 def parts_at_once(x: Array) -> int:
-    """Into how many equal parts a batch [B, ...] goes, one a core; 1 under a trace, on devices, or where it is small."""
+    """Into how many equal parts a batch [B, ...] goes, one a core; 1 under a trace, on devices, or if it is small."""
     if isinstance(x, Tracer) or len(x.devices()) > 1 or next(iter(x.devices())).platform != "cpu":
         return 1
     return max(n for n in range(1, n_cores() + 1) if n == 1 or (len(x) % n == 0 and len(x) >= n * LEAST))
@@ -41,11 +42,16 @@ def side_by_side(function: Callable[[Any], Any], x: Array, n: int) -> Any:
     """
     if n == 1:
         return function(x)
-    with ThreadPoolExecutor(n) as threads:
-        if threads.submit(_scoped).result() != _scoped():
-            return function(x)
-        parts = threads.map(lambda part: jax.block_until_ready(function(part)), np.split(np.asarray(x), n))
-        return _joined(list(parts))
+    threads = _threads(n)
+    if threads.submit(_scoped).result() != _scoped():
+        return function(x)
+    parts = threads.map(lambda part: jax.block_until_ready(function(part)), np.split(np.asarray(x), n))
+    return _joined(list(parts))
+
+
+@functools.cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "avae")
 
 
 @jax.jit
