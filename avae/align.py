@@ -22,7 +22,7 @@ from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.settings import PAPER, Search
-from avae.solvers import CompositeLoss, linearise, refine, standard_deviation
+from avae.solvers import CompositeLoss, Refined, linearise, refine, standard_deviation
 from avae.transforms import Transform, check_family, spread
 
 Loss = Callable[[Any, Array], Array]
@@ -54,8 +54,7 @@ class Found(NamedTuple):
       loss: their losses [B].
       info: see `Info`.
       hessian: Gauss-Newton matrix of the loss at each [B, dof, dof]; None after another solver.
-      prediction: what the loss predicts at each; None after another solver, and once
-        `describe` has had it.
+      prediction: what the loss predicts at each; None after another solver, and once `describe` has had it.
     """
 
     alpha: Array
@@ -227,8 +226,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
         _, best = lax.top_k(-comparable(around), settings.n_refined)
         poses = poses[best]
     refined = lax.map(lambda start: refine(loss_fn, x, start, transform, settings), poses, batch_size=settings.chunk)
-    best = jnp.argmin(comparable(refined.loss))
-    alpha, loss, accepted, hessian, prediction = jax.tree.map(lambda found: found[best], refined)
+    alpha, loss, accepted, hessian, prediction = lowest(refined)
     info = Info(scores, kept, identity_loss, accepted, jnp.isfinite(loss))
     return Found(alpha, loss, info, hessian, prediction)
 
@@ -238,8 +236,7 @@ def in_full(loss_fn: Loss, x: Any, found: Found, identity: Array, transform: Tra
     unmoved = dataclasses.replace(settings, n_steps=0)
     poses = jnp.stack([found.alpha, identity])
     exact = jax.vmap(lambda alpha: refine(loss_fn, x, alpha, transform, unmoved))(poses)
-    best = jnp.argmin(comparable(exact.loss))
-    alpha, loss, _, hessian, prediction = jax.tree.map(lambda leaf: leaf[best], exact)
+    alpha, loss, _, hessian, prediction = lowest(exact)
     info = found.info._replace(identity_loss=exact.loss[1], finite=jnp.isfinite(loss))
     return Found(alpha, loss, info, hessian, prediction)
 
@@ -289,6 +286,12 @@ def look_around(
         best = jnp.argmin(comparable(scores))
         start, score = poses[best], scores[best]
     return start, score
+
+
+def lowest(refined: Refined) -> Refined:
+    """Of several refined poses, stacked in front, the one of the lowest loss."""
+    best = jnp.argmin(comparable(refined.loss))
+    return jax.tree.map(lambda leaf: leaf[best], refined)
 
 
 def comparable(losses: Array) -> Array:

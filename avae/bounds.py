@@ -17,7 +17,6 @@ from jax.typing import ArrayLike
 
 from avae.devices import shards_of
 from avae.evidence import (
-    PRIOR,
     Bound,
     Problem,
     check_model,
@@ -26,10 +25,9 @@ from avae.evidence import (
     log_mean,
     weighted_poses,
 )
-from avae.joint import Proposal
 from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
-from avae.proposals import around_modes, draw, mixture
+from avae.proposals import draw, mixture
 from avae.settings import Search
 from avae.transforms import Transform
 from avae.transforms.planar import Still
@@ -118,7 +116,7 @@ def laplace(problem: Problem, key: Array) -> Bound:
 
 def importance(problem: Problem, key: Array) -> Bound:
     """B4, docs/theory.md (9): fresh draws from the mixture of the refined modes and the prior, z from (3b)."""
-    return log_mean(weighted_poses(problem, *problem.joint_modes(problem.n_modes), key)[1][None])
+    return log_mean(weighted_poses(problem, problem.proposal()[1], key)[1][None])
 
 
 def quadrature(problem: Problem, key: Array) -> Bound:
@@ -126,9 +124,7 @@ def quadrature(problem: Problem, key: Array) -> Bound:
     shift, key = jax.random.split(key)
     u = (jnp.arange(GRID) + jax.random.uniform(shift)) / GRID
     poses = jax.vmap(problem.transform.factors[0].place)(u[:, None])
-    modes, latents = problem.joint_modes(problem.n_modes)
-    near = Proposal(around_modes(modes, PRIOR, problem.transform), latents)
-    return log_mean(problem.weigh_poses(key, poses, near))
+    return log_mean(problem.weigh_poses(key, poses, problem.proposal()[1]))
 
 
 def iwae(problem: Problem, key: Array) -> Bound:

@@ -12,7 +12,6 @@ from jax.core import Tracer
 
 from avae.align import starting_poses
 from avae.joint import (
-    Latents,
     Proposal,
     draw_latent,
     encoder_log_density,
@@ -63,9 +62,10 @@ class Problem(NamedTuple):
         starts = starting_poses(loss_fn, self.x, family, None, settings)
         return find_modes(loss_fn, self.x, starts, family, settings, n)
 
-    def joint_modes(self, n: int) -> tuple[Modes, Latents]:
-        """The same, refined together with the latent, and the law of z near each."""
-        return refine_jointly(self.params, self.x, self.modes(n), self.transform)
+    def proposal(self) -> tuple[Modes, Proposal]:
+        """The best modes of pose and latent together, and the proposal of B4 around them."""
+        modes, latents = refine_jointly(self.params, self.x, self.modes(self.n_modes), self.transform)
+        return modes, Proposal(around_modes(modes, PRIOR, self.transform), latents)
 
     def weigh(self, key: Array, pose: Callable[[Array], Array], price: Callable[[Array], Any] | None = None) -> Array:
         """Log weights [n_samples] of draws (alpha, z), alpha by `pose(key)`; `price` is log p(alpha)/q(alpha)."""
@@ -121,23 +121,21 @@ class Problem(NamedTuple):
         return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
 
 
-def weighted_poses(problem: Problem, modes: Modes, latents: Latents, key: Array) -> tuple[Array, Array, Array]:
-    """Poses [M, size] from the proposal of B4, their log weights, and log densities under it, both [M].
+def weighted_poses(problem: Problem, near: Proposal, key: Array) -> tuple[Array, Array, Array]:
+    """Poses [M, size] from a proposal, their log weights, and log densities under it, both [M].
 
     M is `n_samples`; the elements of a finite family are drawn equally often instead, each at least once.
     """
     family, n = problem.transform, problem.n_samples
     pose_key, latent_key = jax.random.split(key)
-    q = around_modes(modes, PRIOR, family)
     if family.dof == 0:
         count = len(family.lattice)
         poses = jnp.tile(family.lattice, (math.ceil(n / count), 1))
         density = jnp.full(len(poses), -math.log(count))
     else:
-        poses = jax.vmap(lambda key: draw(q, family, key))(jax.random.split(pose_key, n))
-        density = jax.vmap(lambda alpha: log_density(q, family, alpha))(poses)
+        poses = jax.vmap(lambda key: draw(near.poses, family, key))(jax.random.split(pose_key, n))
+        density = jax.vmap(lambda alpha: log_density(near.poses, family, alpha))(poses)
     keys = jax.random.split(latent_key, len(poses))
-    near = Proposal(q, latents)
     evidence = lax.map(lambda pair: problem.log_weight(pair[0], pair[1], near), (poses, keys), batch_size=CHUNK)
     return poses, evidence + jax.vmap(family.log_prior)(poses) - density, density
 

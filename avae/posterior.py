@@ -150,8 +150,8 @@ def _posterior(
 
 def posterior_one(problem: Problem, key: Array) -> PosePosterior:
     """Modes -> weighted draws -> each to its nearest mode -> moments -> fitted density, for one example."""
-    family, (modes, latents) = problem.transform, problem.joint_modes(problem.n_modes)
-    draws, log_weights, log_proposals = weighted_poses(problem, modes, latents, key)
+    family, (modes, near) = problem.transform, problem.proposal()
+    draws, log_weights, log_proposals = weighted_poses(problem, near, key)
     evidence = log_mean(log_weights[None])
     usable = jnp.isfinite(log_weights).any()
     log_weights = jax.nn.log_softmax(jnp.where(usable, log_weights, 0.0))
