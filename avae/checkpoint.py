@@ -115,7 +115,7 @@ class Checkpoints:
             _collect_failed_reads()
             arrays, reason = None, _reason(error)
         if not devices.all_agree(arrays is not None) or arrays is None:
-            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); trying the one before"
+            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); it is passed over"
             print(note, file=sys.stderr)
             return None
         params = like.params.replace(weights=arrays["weights"])

@@ -112,7 +112,7 @@ def test_a_checkpoint_that_one_of_two_cannot_read_is_passed_over_by_both(alone, 
     run = start(tmp_path, 2, 2, folders, AVAE_READ="1")
     assert finish(run) == [0, 0], (tmp_path / "log0").read_text()
     first, second = ((tmp_path / f"log{process}").read_text() for process in range(2))
-    assert "checkpoint 20 cannot be read (by another process); trying the one before" in first
+    assert "checkpoint 20 cannot be read (by another process); it is passed over" in first
     assert "checkpoint 20 cannot be read (" in second
     going_on = [log[log.index("goes on after step 16") :].splitlines()[0] for log in (first, second)]
     assert going_on[0] == going_on[1]  # with the same weights
