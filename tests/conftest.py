@@ -1,5 +1,7 @@
 """Flags and fixtures that the tests share: small random models and pictures, made here, without any data file."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,12 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 # Shapes that only happen to broadcast are errors. The strict dtype promotion of jax cannot be switched on for all
 # tests, for optax's adam fails under it; tests that do not touch optax switch it on for themselves.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Quick tests compile quickly, for most of their programs run once; slow ones run long, and compile as usual."""
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", QUICK)
 
 
 @pytest.fixture
@@ -33,8 +41,11 @@ def compiled(tmp_path_factory):
     And it is compiled quickly: such a process compiles for longer than it runs.
     """
     folder = str(tmp_path_factory.mktemp("compiled"))
-    quick = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": QUICK}
-    return quick | {"JAX_COMPILATION_CACHE_DIR": folder}
+    return {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": QUICK,
+    }
 
 
 @pytest.fixture(scope="session")
