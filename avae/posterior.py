@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae.devices import shards_of
@@ -22,6 +22,7 @@ from avae.transforms import Transform
 
 BACKGROUND = 0.02  # weight of the prior in the fitted density: no pose is impossible
 SHRINK = 2.0  # so many draws are worth the curvature's covariance in the covariance of a mode
+FOLDS = 4  # parts of the draws, each of which is judged by a density fitted to the others
 
 
 class PosePosterior(struct.PyTreeNode):
@@ -36,6 +37,7 @@ class PosePosterior(struct.PyTreeNode):
       draws: poses from the proposal [B, M, size].
       log_weights: log of their self-normalised importance weights [B, M].
       log_proposals: log density of the proposal at the draws [B, M].
+      heights: log density at each draw by a mixture that was fitted without it [B, M].
       evidence: the bound B4 on log p(x), by the same draws; its `effective_samples` say how much to trust the rest.
       fit: the fitted mixture.
       transform: the family.
@@ -48,6 +50,7 @@ class PosePosterior(struct.PyTreeNode):
     draws: Array
     log_weights: Array
     log_proposals: Array
+    heights: Array
     evidence: Bound
     fit: Mixture
     transform: Transform = struct.field(pytree_node=False)
@@ -71,14 +74,16 @@ class PosePosterior(struct.PyTreeNode):
         return _log_density(self.fit, alpha, self.transform)
 
     def level(self, mass: float = 0.9) -> Array:
-        """The log density [B] above which the fit holds `mass` of the posterior: the border of the credible region."""
+        """The log density [B] above which the fit holds `mass` of the posterior: the border of the credible region.
+
+        Read off `heights`: where a fit has seen the draws it is too high, and the region would be too small.
+        """
         if not 0 < mass < 1:
             raise ValueError(f"mass: expected 0 < mass < 1, got {mass}")
-        heights = self.log_density(self.draws)
-        order = jnp.argsort(-heights, axis=1)
+        order = jnp.argsort(-self.heights, axis=1)
         held = jnp.cumsum(jnp.exp(jnp.take_along_axis(self.log_weights, order, axis=1)), axis=1)
         last = jnp.argmax(held >= mass - 1e-6, axis=1)
-        return jnp.take_along_axis(heights, jnp.take_along_axis(order, last[:, None], axis=1), axis=1)[:, 0]
+        return jnp.take_along_axis(self.heights, jnp.take_along_axis(order, last[:, None], axis=1), axis=1)[:, 0]
 
     def contains(self, alpha: ArrayLike, mass: float = 0.9) -> Array:
         """Whether poses [B, n, size] are in the credible region: where the density is highest, `mass` in all [B, n]."""
@@ -153,18 +158,40 @@ def posterior_one(problem: Problem, key: Array) -> PosePosterior:
     family, (modes, near) = problem.transform, problem.proposal()
     draws, log_weights, log_proposals = weighted_poses(problem, near, key)
     evidence = log_mean(log_weights[None])
-    usable = jnp.isfinite(log_weights).any()
-    log_weights = jax.nn.log_softmax(jnp.where(usable, log_weights, 0.0))
-
-    weights, covariance = moments(modes, draws, jnp.exp(log_weights), family)
-    exhaustive = family.dof == 0 and problem.n_modes == len(family.lattice)
-    prior = 0.0 if exhaustive else BACKGROUND
-    fit = mixture(modes.alpha, covariance, jnp.log(weights), prior, family)
-    heights = jax.vmap(lambda alpha: log_density(fit, family, alpha))(draws)
+    log_weights = normalised(log_weights)
+    weights, covariance, fit = fit_density(modes, draws, log_weights, family)
+    heights = held_out(modes, draws, log_weights, family)
+    if family.dof == 0:  # nothing but weights is fitted, and a part may hold all draws of an element
+        heights = jax.vmap(lambda alpha: log_density(fit, family, alpha))(draws)
     entropy = -jnp.sum(jnp.where(log_weights > -30, jnp.exp(log_weights) * heights, 0.0))
     return PosePosterior(
-        modes.alpha, weights, covariance, entropy, draws, log_weights, log_proposals, evidence, fit, family
+        modes.alpha, weights, covariance, entropy, draws, log_weights, log_proposals, heights, evidence, fit, family
     )
+
+
+def normalised(log_weights: Array) -> Array:
+    """Log weights [M] that sum to one; equal where none is positive."""
+    return jax.nn.log_softmax(jnp.where(jnp.isfinite(log_weights).any(), log_weights, 0.0))
+
+
+def fit_density(modes: Modes, draws: Array, log_weights: Array, transform: Transform) -> tuple[Array, Array, Mixture]:
+    """Weight [K] and covariance [K, dof, dof] of each mode by the weighted draws [M, size], and the mixture of them."""
+    weights, covariance = moments(modes, draws, jnp.exp(log_weights), transform)
+    exhaustive = transform.dof == 0 and len(modes.alpha) == len(transform.lattice)
+    prior = 0.0 if exhaustive else BACKGROUND
+    return weights, covariance, mixture(modes.alpha, covariance, jnp.log(weights), prior, transform)
+
+
+def held_out(modes: Modes, draws: Array, log_weights: Array, transform: Transform) -> Array:
+    """Log density [M] at each draw by the fit to the draws of the other parts (cross-fitting)."""
+    part = jnp.arange(len(draws)) % FOLDS
+
+    def judged(k: Array) -> Array:
+        others = normalised(jnp.where(part == k, -jnp.inf, log_weights))
+        fit = fit_density(modes, draws, others, transform)[2]
+        return jax.vmap(lambda alpha: log_density(fit, transform, alpha))(draws)
+
+    return lax.map(judged, jnp.arange(FOLDS))[part, jnp.arange(len(draws))]
 
 
 def moments(modes: Modes, draws: Array, weights: Array, transform: Transform) -> tuple[Array, Array]:

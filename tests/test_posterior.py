@@ -9,7 +9,9 @@ import pytest
 from linear import draw_images, linear_params, log_p_given_pose
 
 import avae
+from avae.posterior import held_out
 from avae.posterior_figures import kernel_density, posterior_figure
+from avae.proposals import Modes
 
 GRID = np.linspace(-np.pi, np.pi, 360, endpoint=False, dtype=np.float32)[:, None]
 
@@ -80,6 +82,28 @@ def test_density_integrates_to_one(rotated):
     np.testing.assert_allclose(density.mean(axis=1) * 2 * np.pi, 1, atol=0.01)
 
 
+def first_of(posterior):
+    """Modes, draws and log weights of the first image."""
+    alpha, covariance = posterior.modes[0], posterior.covariance[0]
+    modes = Modes(alpha, jnp.zeros(len(alpha)), covariance, jnp.ones(len(alpha), bool))
+    return modes, posterior.draws[0], posterior.log_weights[0]
+
+
+def test_a_draw_is_judged_by_a_fit_to_others(rotated):
+    modes, drawn, log_weights = first_of(rotated[-1])
+    heights = held_out(modes, drawn, log_weights, avae.Rotation())
+    for heavy in (0, 5, len(drawn) - 1):
+        again = held_out(modes, drawn, log_weights.at[heavy].set(log_weights.max()), avae.Rotation())
+        assert again[heavy] == heights[heavy]
+        assert not np.allclose(again, heights, atol=1e-3)
+
+
+def test_one_draw_with_all_the_weight_is_no_nan(rotated):
+    modes, drawn, log_weights = first_of(rotated[-1])
+    alone = jnp.full_like(log_weights, -jnp.inf).at[3].set(0.0)
+    assert np.isfinite(held_out(modes, drawn, alone, avae.Rotation())).all()
+
+
 def test_elements_of_a_finite_family_are_weighed():
     family = avae.QuarterTurns()
     params = linear_params(family, scale=1.5)
@@ -124,7 +148,7 @@ def test_figure(rotated, tmp_path, family):
 def test_other_families_are_calibrated(family, tmp_path):
     params = linear_params(family, scale=0.3)
     x, alpha = draw_images(params, 400)
-    posterior = avae.pose_posterior(params, x, n_samples=2048, search=avae.Search(n_starts=64, top_k=4, n_steps=6))
+    posterior = avae.pose_posterior(params, x, n_samples=2048)
     assert 0.85 < np.mean(posterior.contains(alpha[:, None])) < 0.95
     posterior_figure(np.asarray(x), posterior).savefig(tmp_path / "posterior.png")
 
