@@ -49,6 +49,8 @@ class Train:
       learning_rate: peak of Adam's schedule: linear warm-up, then cosine decay to a hundredth.
       warmup_steps: steps of warm-up.
       clip_norm: gradients are scaled down to this global norm.
+      beta: how often the KL counts in what is trained and searched by (beta-VAE, Higgins et al. 2017). Above 1, z holds
+        less, and fewer kinds of objects settle at several orientations. Losses are reported with a single KL.
       accumulate: steps whose mean gradient makes one update of the weights.
       average: decay per step of the running average of the weights that is evaluated in their place; 0 for none.
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
@@ -67,6 +69,7 @@ class Train:
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     clip_norm: float = 100.0
+    beta: float = 1.0
     accumulate: int = 1
     average: float = 0.0
     precision: str = "float32"
@@ -96,6 +99,8 @@ class Train:
             raise ValueError(f"train.average: expected a decay from 0 (none) to below 1, got {self.average}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"train.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"train.beta: expected a finite weight of at least 0, got {self.beta}")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and self.warmup_steps >= 0):
             raise ValueError(
                 "train: expected learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got "

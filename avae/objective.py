@@ -30,6 +30,10 @@ class Terms(NamedTuple):
     kl: Array
     total: Array
 
+    def weighted(self, beta: float) -> Array:
+        """`reconstruction` + beta `kl`, what a beta-VAE is trained by (Higgins et al. 2017, eq. 4)."""
+        return self.reconstruction + beta * self.kl
+
 
 class Prediction(NamedTuple):
     """All that J depends on once x is given: the pixel means in the frame of x, and the posterior."""
@@ -103,22 +107,22 @@ def score(params: Params, x: Array, prediction: Prediction, block: int = 1) -> T
     return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
 
 
-def fisher(params: Params, x: Array, prediction: Prediction) -> Prediction:
-    """Curvature of J in each predicted number: Fisher information of the pixels, Hessian of the KL."""
+def fisher(params: Params, x: Array, prediction: Prediction, beta: float = 1.0) -> Prediction:
+    """Curvature of J in each predicted number: Fisher information of the pixels, beta times the Hessian of the KL."""
     pixels = params.model.likelihood.fisher(params.weights, prediction.mean)
-    return Prediction(pixels, jnp.ones_like(prediction.mu), 0.5 * jnp.exp(prediction.logvar))
+    return Prediction(pixels, jnp.full_like(prediction.mu, beta), 0.5 * beta * jnp.exp(prediction.logvar))
 
 
-def pose_loss(params: Params, transform: Transform, block: int = 1) -> CompositeLoss:
-    """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it."""
+def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float = 1.0) -> CompositeLoss:
+    """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it; its KL counts `beta` times."""
     network = params.model.pose_network if transform == params.model.transform else None
     return CompositeLoss(
         predict=lambda x, alpha: predict(params, x, transform, alpha),
-        score=lambda x, prediction: score(params, x, prediction, block).total,
-        curvature=lambda x, prediction: fisher(params, x, prediction),
+        score=lambda x, prediction: score(params, x, prediction, block).weighted(beta),
+        curvature=lambda x, prediction: fisher(params, x, prediction, beta),
         reduce=block_means,
-        reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim),
-        cast=lambda dtype: pose_loss(in_precision(params, dtype), transform, block),
+        reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim, beta),
+        cast=lambda dtype: pose_loss(in_precision(params, dtype), transform, block, beta),
         propose=network and (lambda x, n: network.propose(params.weights["pose_network"], x, n, transform)),
         n_bins=0 if network is None else network.n_bins,
     )

@@ -117,7 +117,7 @@ def train_step(
         current = params.replace(weights=weights)
         terms = batch_terms(current, images, alpha, latent_key)
         guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
-        return jnp.mean(terms.total) + guess, jax.tree.map(jnp.mean, terms)
+        return jnp.mean(terms.weighted(experiment.train.beta)) + guess, jax.tree.map(jnp.mean, terms)
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
     update, opt_state = optimizer(experiment).update(gradient, state.opt_state)
@@ -142,7 +142,7 @@ def _search_poses(
     settings, transform = experiment.train.search, experiment.model.transform
     if settings is None:
         return None, {}
-    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform)
+    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=experiment.train.beta)
 
     def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
         found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)

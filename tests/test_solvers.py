@@ -35,10 +35,11 @@ def linear_problem(seed=0):
 
 
 @pytest.mark.usefixtures("x64")
-def test_linearise_equals_reverse_mode(params, images):
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_linearise_equals_reverse_mode(params, images, beta):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     transform = avae.Rigid()
-    loss, x = pose_loss(params, transform), jnp.asarray(images[0], jnp.float64)
+    loss, x = pose_loss(params, transform, beta=beta), jnp.asarray(images[0], jnp.float64)
     alpha = jnp.array([0.7, 0.1, -0.05])
 
     @jax.jit
