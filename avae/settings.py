@@ -89,8 +89,8 @@ def preset(name: str, search: Search, network: bool) -> Search:
 
     Args:
       name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
-        or "fast" (few starts, those that a pose network proposes where there is one; only the best is refined, in two
-        steps).
+        or "fast" (few starts, those that a pose network proposes where there is one, fewest where the model's own
+        search scores by a twin; only the best is refined, in two steps).
       search: those settings.
       network: whether the model has a pose network.
 
@@ -99,7 +99,9 @@ def preset(name: str, search: Search, network: bool) -> Search:
     """
     fast = {"n_refined": 1, "n_local": search.n_local // 2, "n_steps": min(search.n_steps, 2)}
     if network:
-        fast |= {"starts": "network", "n_starts": 5, "coarse": 1, "top_k": 1, "n_local": 2, "n_rounds": 1}
+        n_starts, top_k, n_local = (5, 1, 2) if search.coarse > 1 else (12, 2, 3)  # docs/performance.md, "presets"
+        fast |= {"starts": "network", "coarse": 1, "n_rounds": 1}
+        fast |= {"n_starts": n_starts, "top_k": top_k, "n_local": n_local}
     presets = {
         "exhaustive": dataclasses.replace(
             search, n_starts=max(720, 4 * search.n_starts), coarse=1, top_k=8, n_refined=0, n_steps=10

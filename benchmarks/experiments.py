@@ -72,7 +72,7 @@ ROWS: dict[str, dict[str, Row]] = {
         f"{kind.__name__.upper()}, {latent} latents, width {width}": sized(kind, latent, width)
         for kind, widths in ((vae, (256, 1024)), (avae, (64, 256)))
         for width in widths
-        for latent in (2, 8, 32)
+        for latent in (2, 8, 32, 64)
     },
     "small": {
         f"{kind.__name__.upper()}, {n:,} digits": kind(f"{kind.__name__}_{n}", {"data.n_train": n})

@@ -107,6 +107,10 @@ def test_presets_by_name():
     odd = avae.Model(networks=avae.MLP(image_shape=(11, 12, 1), hidden=(8,)))
     assert odd.settings() == avae.Rotation.search
     assert odd.settings("fast").coarse == 1
+    guided = dataclasses.replace(model, pose_network=avae.PoseNetwork())
+    alone = dataclasses.replace(guided, search=avae.Rotation.search)
+    assert guided.settings("fast").n_starts == 5
+    assert alone.settings("fast").n_starts == 12  # where no twin scores
     with pytest.raises(ValueError, match="one of exhaustive, paper, default, fast, got 'quick'"):
         model.settings("quick")
 
