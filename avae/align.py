@@ -222,9 +222,7 @@ def search_one(loss_fn: Loss, x: Any, starts: Array, transform: Transform, setti
 
     together = max(1, settings.chunk // max(1, settings.n_local))  # few poses at a time stay in cache
     poses, around = lax.map(look, (starts[kept], losses), batch_size=together)
-    if 0 < settings.n_refined < len(kept):
-        _, best = lax.top_k(-comparable(around), settings.n_refined)
-        poses = poses[best]
+    poses = worth_refining(poses, around, settings)
     refined = lax.map(lambda start: refine(loss_fn, x, start, transform, settings), poses, batch_size=settings.chunk)
     alpha, loss, accepted, hessian, prediction = lowest(refined)
     info = Info(scores, kept, identity_loss, accepted, jnp.isfinite(loss))
@@ -273,19 +271,26 @@ def look_around(
     """Keep the best and subdivide: the best of a start and poses spread over its cell, then of its own smaller cell.
 
     A round tries `n_local` poses besides, so that the cell of the next holds an (n_local + 1)-th of the volume. Returns
-    the pose and its score.
+    the poses of the last round [n, size], and their scores [n].
     """
-    if settings.n_local == 0 or transform.dof == 0:
-        return start, score
-    for level in range(settings.n_rounds):
+    poses, scores = start[None], score[None]
+    for level in range(settings.n_rounds if settings.n_local and transform.dof else 0):
+        best = jnp.argmin(comparable(scores))
         cell = transform.cell(n_starts * (settings.n_local + 1) ** level)
         steps = spread(settings.n_local + 1, transform.dof)[1:] * cell[None]
-        around = jax.vmap(lambda step, start=start: transform.project(transform.retract(start, step)))(steps)
-        poses = jnp.concatenate([start[None], around])
-        scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
-        best = jnp.argmin(comparable(scores))
-        start, score = poses[best], scores[best]
-    return start, score
+        around = jax.vmap(lambda step, best=poses[best]: transform.project(transform.retract(best, step)))(steps)
+        poses = jnp.concatenate([poses[best][None], around])
+        scores = jnp.concatenate([scores[best][None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
+    return poses, scores
+
+
+def worth_refining(poses: Array, scores: Array, settings: Search) -> Array:
+    """Of the poses around each kept start [top_k, n, size]: the best `n_refined` of all, or the best of each start."""
+    if settings.n_refined == 0:
+        best = jnp.argmin(comparable(scores), axis=1)
+        return poses[jnp.arange(len(poses)), best]
+    _, best = lax.top_k(-comparable(scores.ravel()), min(settings.n_refined, scores.size))
+    return poses.reshape(scores.size, -1)[best]
 
 
 def lowest(refined: Refined) -> Refined:

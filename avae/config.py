@@ -29,14 +29,17 @@ TRANSFORM = {
 
 
 def train_search(family: Search) -> Search:
-    """The search inside a training step, from that of inference: fewer steps, and for large families fewer starts.
+    """The search inside a training step, from that of inference: fewer poses and steps after the starts, and for large
+    families fewer starts.
 
     Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
     rotated digits, but leave more classes at two orientations, for an image between two starts settles where one of
     them happens to fall.
     """
-    n_starts = min(family.n_starts, 64)
-    return dataclasses.replace(family, n_starts=n_starts, top_k=min(family.top_k, 2), n_steps=min(family.n_steps, 3))
+    fewer = {"n_starts": 64, "top_k": 2, "n_local": 4, "n_steps": 3}
+    return dataclasses.replace(
+        family, n_refined=0, **{name: min(getattr(family, name), most) for name, most in fewer.items()}
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,8 +68,8 @@ def find_modes(
     kept = spaced(scores, starts, transform, n_modes, cells)
 
     def improve(start: Array) -> tuple[Array, Array, Array]:
-        around, _ = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, cells)
-        refined = refine(loss_fn, x, around, transform, settings)
+        around, losses = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, cells)
+        refined = refine(loss_fn, x, around[jnp.argmin(comparable(losses))], transform, settings)
         return refined.alpha, comparable(refined.loss), laplace(loss_fn, x, refined.alpha, transform)
 
     chunk = settings.chunk if transform.dof else None  # batches of empty covariances cannot be split

@@ -25,7 +25,8 @@ class Search:
       n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
         to a nat every few degrees, which the gradient alone does not cross.
       n_rounds: how often that is done, each time in the cell of a pose of the round before.
-      n_refined: how many of the kept starts, the best once they were looked around, are refined; 0 for all of them.
+      n_refined: how many poses are refined, the best of all that were tried around the kept starts; 0 for the best one
+        around each of them.
       n_steps: refinement steps; 0 keeps the best start as it is.
       solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
       learning_rate: Adam's step size, in radians and half-widths.

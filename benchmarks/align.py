@@ -77,8 +77,9 @@ def avae_sides(params: avae.Params, presets: Sequence[str]) -> list[Side]:
 
 
 def describe_search(search: avae.Search) -> str:
-    """Starts, how many are kept, how many tried around each, steps, solver."""
-    return f"{search.n_starts}/{search.top_k}+{search.n_local}/{search.n_steps} {search.solver}"
+    """Starts, how many are kept, how many tried around each, how many refined, steps, solver."""
+    counts = f"{search.n_starts}/{search.top_k}+{search.n_local}/{search.n_refined or search.top_k}/{search.n_steps}"
+    return f"{counts} {search.solver}"
 
 
 def passes(search: avae.Search, params: avae.Params) -> int:

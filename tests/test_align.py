@@ -62,7 +62,7 @@ BOWL = avae.CompositeLoss(  # lowest at alpha = x
 
 def test_search_defaults_to_the_solver_that_the_loss_allows():
     x = np.array([0.3, -2.0], np.float32)
-    assert avae.search(BOWL, x, avae.Rotation()).info.kept.shape == (2, avae.Search().top_k)
+    assert avae.search(BOWL, x, avae.Rotation()).info.kept.shape == (2, avae.Rotation.search.top_k)
     plain = lambda x, alpha: BOWL(x, alpha)  # noqa: E731
     assert avae.search(plain, x, avae.Rotation()).info.kept.shape == (2, avae.PAPER.top_k)
 

@@ -83,7 +83,7 @@ def test_cases_of_a_sweep_differ_in_one_thing(script):
 
 def test_every_search_is_a_point_of_the_figure(script):
     row = {"mean_loss_nats": 110.0, "images_per_second": 100.0}
-    names = ["avae forward", "avae.align default, bfloat16 48/2+6/3 gauss_newton", "PyTorch search 32/8/20 Adam"]
+    names = ["avae forward", "avae.align default, bfloat16 48/3+4/2/3 gauss_newton", "PyTorch search 32/8/20 Adam"]
     rows = [row | {"name": name} for name in names]
     rows[1] = rows[1] | {"mean_loss_nats": 110.5}
     (ax,) = script("presets").draw([{"network": "mlp", "side": 28, "rows": rows}]).axes

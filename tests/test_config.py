@@ -85,7 +85,9 @@ def test_the_search_in_training_is_a_smaller_one(name):
     assert training.n_starts == min(64, family.n_starts)
     assert training.top_k <= min(2, training.n_starts)
     assert training.n_steps <= 3
-    reduced = ("n_starts", "top_k", "n_steps")
+    assert training.n_local <= 4
+    assert training.n_refined == 0  # the best pose around each kept start
+    reduced = ("n_starts", "top_k", "n_local", "n_refined", "n_steps")
     assert all(getattr(training, field) == getattr(family, field) for field in SETTINGS if field not in reduced)
     assert train_search(training) == training
 
@@ -163,7 +165,7 @@ def test_claim_writes_values(tmp_path):
     checkpoint.claim(tmp_path, changed(search__n_starts=16))
     config = written(tmp_path)
     assert config["search"]["n_starts"] == 16
-    assert config["search"]["top_k"] == avae.Rotation.search.top_k
+    assert config["search"]["top_k"] == avae.Rotation.reduced_search.top_k
     assert config["train"]["search"]["n_steps"] == 3
     assert all(config["search"][name] is not None for name in SETTINGS if name != "memory")
     assert checkpoint.load_experiment(tmp_path) == experiment(changed(search__n_starts=16))

@@ -129,7 +129,7 @@ def test_starts_scored_again_in_full(params, images, n_full):
 
 
 def test_only_the_best_are_refined():
-    """The one that is refined is the best of those that were looked around: no worse than without refinement."""
+    """Of all poses that were tried, wherever they lie: one no worse than without refinement, and more better still."""
     rippled = avae.CompositeLoss(
         predict=lambda x, alpha: jnp.sin(5 * alpha) + 0.3 * alpha,
         score=lambda x, u: jnp.sum((u - x) ** 2),
@@ -137,14 +137,15 @@ def test_only_the_best_are_refined():
     )
     x = np.linspace(-2, 2, 8, dtype=np.float32)[:, None]
     settings = avae.Search(n_starts=8, top_k=3, n_local=2, n_steps=2, n_refined=1)
-    one, every, none = (
+    one, every, none, all_tried = (
         avae.search(rippled, x, avae.Rotation(), settings=dataclasses.replace(settings, **changes))
-        for changes in ({}, {"n_refined": 0}, {"n_steps": 0})
+        for changes in ({}, {"n_refined": 0}, {"n_steps": 0}, {"n_refined": 99})
     )
     assert (one.loss <= none.loss + 1e-6).all()
     assert (every.loss <= one.loss + 1e-6).all()
     assert (one.loss < none.loss - 1e-3).any()
     assert (every.loss < one.loss - 1e-6).any()
+    assert (all_tried.loss <= every.loss + 1e-6).all()
     assert one.info.kept.shape == every.info.kept.shape == (8, 3)
 
 

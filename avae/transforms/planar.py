@@ -63,8 +63,9 @@ class Rotation(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
+    search: ClassVar[Search] = Search(top_k=4, n_local=6, n_refined=4)
     reduced_search: ClassVar[Search] = Search(
-        n_starts=48, coarse=2, n_full=7, top_k=2, n_local=6, n_refined=1, n_steps=3, damping=0.1
+        n_starts=48, coarse=2, n_full=9, top_k=3, n_local=4, n_refined=2, n_steps=3, damping=0.1
     )
 
     @property
