@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 
 from avae.align import search_batch
 from avae.config import Experiment, Train
@@ -52,6 +53,14 @@ def schedule(experiment: Experiment) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else train.learning_rate, train.learning_rate, warmup, steps, train.learning_rate / 100
     )
+
+
+def kl_weight(experiment: Experiment, step: Array) -> ArrayLike:
+    """How often the KL counts at a step: `beta`, or what is left of the way there from `beta_start`."""
+    train, half = experiment.train, steps_per_run(experiment.train, experiment.data.n_train) / 2
+    if train.beta_start is None:
+        return train.beta
+    return optax.exponential_decay(train.beta_start, half, train.beta / train.beta_start, end_value=train.beta)(step)
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
@@ -105,6 +114,7 @@ def train_step(
         images = repose(images, poses, experiment.data.transform, stretches)
 
     params = in_precision(state.params, experiment.train.precision)
+    beta = kl_weight(experiment, state.step)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
     poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 
@@ -117,7 +127,7 @@ def train_step(
         current = params.replace(weights=weights)
         terms = batch_terms(current, images, alpha, latent_key)
         guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
-        return jnp.mean(terms.weighted(experiment.train.beta)) + guess, jax.tree.map(jnp.mean, terms)
+        return jnp.mean(terms.weighted(beta)) + guess, jax.tree.map(jnp.mean, terms)
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
     update, opt_state = optimizer(experiment).update(gradient, state.opt_state)
@@ -142,7 +152,7 @@ def _search_poses(
     settings, transform = experiment.train.search, experiment.model.transform
     if settings is None:
         return None, {}
-    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=experiment.train.beta)
+    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=kl_weight(experiment, state.step))
 
     def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
         found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)
