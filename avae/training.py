@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from avae.align import search_batch
 from avae.config import Experiment, Train
@@ -55,12 +54,13 @@ def schedule(experiment: Experiment) -> optax.Schedule:
     )
 
 
-def kl_weight(experiment: Experiment, step: Array) -> ArrayLike:
+def kl_weight(experiment: Experiment, step: Array) -> Array | float:
     """How often the KL counts at a step: `beta`, or what is left of the way there from `beta_start`."""
-    train, half = experiment.train, steps_per_run(experiment.train, experiment.data.n_train) / 2
+    train, half = experiment.train, max(1, steps_per_run(experiment.train, experiment.data.n_train) // 2)
     if train.beta_start is None:
         return train.beta
-    return optax.exponential_decay(train.beta_start, half, train.beta / train.beta_start, end_value=train.beta)(step)
+    falling = optax.exponential_decay(train.beta_start, half, train.beta / train.beta_start, end_value=train.beta)
+    return jnp.asarray(falling(step))
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:

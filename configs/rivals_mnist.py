@@ -3,9 +3,9 @@
     taskset -c 0 python train.py --config=configs/rivals_mnist.py
 
 "cpu_seconds" in metrics.jsonl says what training took, start and compilation included. Rotations only, and a full
-search at every step. The KL counts forty times at first, so that all digits agree on one template, and four times in the
-second half: with one, two latents are so few that most classes end at several orientations. What was measured under this
-protocol, and with which settings, is in docs/results.md.
+search at every step. The KL counts forty times at first, so that all digits agree on one template, and four times in
+the second half: with one, two latents are so few that most classes end at several orientations. What was measured under
+this protocol, and with which settings, is in docs/results.md.
 """
 
 from ml_collections import ConfigDict
