@@ -54,8 +54,6 @@ class Train:
       clip_norm: gradients are scaled down to this global norm.
       beta: how often the KL counts in what is trained and searched by (beta-VAE, Higgins et al. 2017). Above 1, z holds
         less, and fewer kinds of objects settle at several orientations. Losses are reported with a single KL.
-      beta_start: the weight of the first step, which falls to `beta` geometrically over the first half of the steps;
-        None for `beta` throughout. A large one has all objects first agree on one template, and so on an orientation.
       accumulate: steps whose mean gradient makes one update of the weights.
       average: decay per step of the running average of the weights that is evaluated in their place; 0 for none.
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
@@ -75,7 +73,6 @@ class Train:
     warmup_steps: int = 100
     clip_norm: float = 100.0
     beta: float = 1.0
-    beta_start: float | None = None
     accumulate: int = 1
     average: float = 0.0
     precision: str = "float32"
@@ -107,11 +104,6 @@ class Train:
             raise ValueError(f"train.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"train.beta: expected a finite weight of at least 0, got {self.beta}")
-        if self.beta_start is not None and not 0 < self.beta <= self.beta_start < math.inf:
-            raise ValueError(
-                f"train.beta_start: expected a finite weight of at least beta, which is above 0, "
-                f"got {self.beta_start} and beta {self.beta}"
-            )
         if not (self.learning_rate > 0 and self.clip_norm > 0 and self.warmup_steps >= 0):
             raise ValueError(
                 "train: expected learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got "
@@ -166,8 +158,7 @@ def default() -> ConfigDict:
     `model.image_shape` is that of the images; the networks take that of the canonical frame. Search settings that are
     None are those of the transform family, in training with the changes of `train_search`.
     """
-    unset = {"beta_start": config_dict.placeholder(float), "search": {"enabled": True} | _unset(Search)}
-    train = dataclasses.asdict(Train()) | unset
+    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset(Search)}
     data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM)}
     return ConfigDict(
         {

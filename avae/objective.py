@@ -30,7 +30,7 @@ class Terms(NamedTuple):
     kl: Array
     total: Array
 
-    def weighted(self, beta: Array | float) -> Array:
+    def weighted(self, beta: float) -> Array:
         """`reconstruction` + beta `kl`, what a beta-VAE is trained by (Higgins et al. 2017, eq. 4)."""
         return self.reconstruction + beta * self.kl
 
@@ -107,13 +107,13 @@ def score(params: Params, x: Array, prediction: Prediction, block: int = 1) -> T
     return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
 
 
-def fisher(params: Params, x: Array, prediction: Prediction, beta: Array | float = 1.0) -> Prediction:
+def fisher(params: Params, x: Array, prediction: Prediction, beta: float = 1.0) -> Prediction:
     """Curvature of J in each predicted number: Fisher information of the pixels, beta times the Hessian of the KL."""
     pixels = params.model.likelihood.fisher(params.weights, prediction.mean)
     return Prediction(pixels, jnp.full_like(prediction.mu, beta), 0.5 * beta * jnp.exp(prediction.logvar))
 
 
-def pose_loss(params: Params, transform: Transform, block: int = 1, beta: Array | float = 1.0) -> CompositeLoss:
+def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float = 1.0) -> CompositeLoss:
     """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it; its KL counts `beta` times."""
     network = params.model.pose_network if transform == params.model.transform else None
     return CompositeLoss(

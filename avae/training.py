@@ -54,15 +54,6 @@ def schedule(experiment: Experiment) -> optax.Schedule:
     )
 
 
-def kl_weight(experiment: Experiment, step: Array) -> Array | float:
-    """How often the KL counts at a step: `beta`, or what is left of the way there from `beta_start`."""
-    train, half = experiment.train, max(1, steps_per_run(experiment.train, experiment.data.n_train) // 2)
-    if train.beta_start is None:
-        return train.beta
-    falling = optax.exponential_decay(train.beta_start, half, train.beta / train.beta_start, end_value=train.beta)
-    return jnp.asarray(falling(step))
-
-
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """Adam with clipped gradients and the experiment's schedule, on the mean gradient of `accumulate` steps."""
     train, rate = experiment.train, schedule(experiment)
@@ -114,7 +105,6 @@ def train_step(
         images = repose(images, poses, experiment.data.transform, stretches)
 
     params = in_precision(state.params, experiment.train.precision)
-    beta = kl_weight(experiment, state.step)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
     poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 
@@ -127,7 +117,7 @@ def train_step(
         current = params.replace(weights=weights)
         terms = batch_terms(current, images, alpha, latent_key)
         guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
-        return jnp.mean(terms.weighted(beta)) + guess, jax.tree.map(jnp.mean, terms)
+        return jnp.mean(terms.weighted(experiment.train.beta)) + guess, jax.tree.map(jnp.mean, terms)
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
     update, opt_state = optimizer(experiment).update(gradient, state.opt_state)
@@ -152,7 +142,7 @@ def _search_poses(
     settings, transform = experiment.train.search, experiment.model.transform
     if settings is None:
         return None, {}
-    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=kl_weight(experiment, state.step))
+    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=experiment.train.beta)
 
     def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
         found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)

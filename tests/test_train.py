@@ -107,22 +107,10 @@ def test_loss_falls(changes):
     assert int(state.step) == 30
 
 
-def test_the_weight_of_the_kl_falls_over_the_first_half():
-    exp = experiment(tiny(**{"train.epochs": 5, "train.beta": 2.0, "train.beta_start": 32.0}))
-    steps = training.steps_per_run(exp.train, exp.data.n_train)
-    at = [float(training.kl_weight(exp, jnp.asarray(step))) for step in (0, steps / 4, steps / 2, steps)]
-    np.testing.assert_allclose(at, [32, 8, 2, 2], rtol=1e-5)
-    constant = dataclasses.replace(exp, train=dataclasses.replace(exp.train, beta_start=None))
-    assert training.kl_weight(constant, jnp.asarray(0)) == 2.0
-
-
-@pytest.mark.parametrize(("beta", "start"), [(1.0, None), (3.0, None), (1.0, 3.0)])
-def test_no_gradient_flows_through_the_search(beta, start):
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_no_gradient_flows_through_the_search(beta):
     """The step's gradient is that of J at the fixed pose that the search finds (envelope theorem), by the same J."""
-    exp = experiment(
-        tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta, "train.beta_start": start})
-    )
-    beta = start or beta  # at the first step
+    exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta}))
     images, state = jnp.asarray(data.load(exp.data).train.images[:16]), training.init_state(exp)
     key = jax.random.fold_in(jax.random.key(exp.train.seed), 0)
     _, start_key, latent_key = jax.random.split(key, 3)
