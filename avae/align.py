@@ -276,11 +276,12 @@ def look_around(
     poses, scores = start[None], score[None]
     for level in range(settings.n_rounds if settings.n_local and transform.dof else 0):
         best = jnp.argmin(comparable(scores))
+        start, score = poses[best], scores[best]
         cell = transform.cell(n_starts * (settings.n_local + 1) ** level)
         steps = spread(settings.n_local + 1, transform.dof)[1:] * cell[None]
-        around = jax.vmap(lambda step, best=poses[best]: transform.project(transform.retract(best, step)))(steps)
-        poses = jnp.concatenate([poses[best][None], around])
-        scores = jnp.concatenate([scores[best][None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
+        around = jax.vmap(lambda step, start=start: transform.project(transform.retract(start, step)))(steps)
+        poses = jnp.concatenate([start[None], around])
+        scores = jnp.concatenate([score[None], jax.vmap(lambda alpha: loss_fn(x, alpha))(around)])
     return poses, scores
 
 

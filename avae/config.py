@@ -36,9 +36,13 @@ def train_search(family: Search) -> Search:
     rotated digits, but leave more classes at two orientations, for an image between two starts settles where one of
     them happens to fall.
     """
-    fewer = {"n_starts": 64, "top_k": 2, "n_local": 4, "n_steps": 3}
     return dataclasses.replace(
-        family, n_refined=0, **{name: min(getattr(family, name), most) for name, most in fewer.items()}
+        family,
+        n_starts=min(family.n_starts, 64),
+        top_k=min(family.top_k, 2),
+        n_local=min(family.n_local, 4),
+        n_refined=0,
+        n_steps=min(family.n_steps, 3),
     )
 
 

@@ -101,8 +101,8 @@ def preset(name: str, search: Search, network: bool) -> Search:
     fast = {"n_refined": 1, "n_local": search.n_local // 2, "n_steps": min(search.n_steps, 2)}
     if network:
         n_starts, top_k, n_local = (5, 1, 2) if search.coarse > 1 else (12, 2, 3)  # docs/performance.md, "presets"
-        fast |= {"starts": "network", "coarse": 1, "n_rounds": 1}
-        fast |= {"n_starts": n_starts, "top_k": top_k, "n_local": n_local}
+        fast |= {"starts": "network", "n_starts": n_starts, "coarse": 1}
+        fast |= {"top_k": top_k, "n_local": n_local, "n_rounds": 1}
     presets = {
         "exhaustive": dataclasses.replace(
             search, n_starts=max(720, 4 * search.n_starts), coarse=1, top_k=8, n_refined=0, n_steps=10

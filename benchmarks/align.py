@@ -78,8 +78,13 @@ def avae_sides(params: avae.Params, presets: Sequence[str]) -> list[Side]:
 
 def describe_search(search: avae.Search) -> str:
     """Starts, how many are kept, how many tried around each, how many refined, steps, solver."""
-    counts = f"{search.n_starts}/{search.top_k}+{search.n_local}/{search.n_refined or search.top_k}/{search.n_steps}"
+    counts = f"{search.n_starts}/{search.top_k}+{search.n_local}/{n_refined(search)}/{search.n_steps}"
     return f"{counts} {search.solver}"
+
+
+def n_refined(search: avae.Search) -> int:
+    """How many poses are refined: the best of all that were tried, or the best around each kept start."""
+    return search.n_refined or search.top_k
 
 
 def passes(search: avae.Search, params: avae.Params) -> int:
@@ -92,7 +97,7 @@ def passes(search: avae.Search, params: avae.Params) -> int:
     if search.coarse > 1:
         share, again = size(params.reduced(search.coarse)) / size(params), max(search.n_full, search.top_k) + 1
     refinement = 2 * search.n_steps + 1 if search.solver == "adam" else 2 * (search.n_steps + 1)
-    refined = (search.n_refined or search.top_k) * refinement
+    refined = n_refined(search) * refinement
     if search.precision != "float32":
         refined += 2 * (1 if search.solver == "adam" else 2)
     return round(search.n_starts * share + again + search.top_k * search.n_local + refined)

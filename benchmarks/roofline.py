@@ -24,7 +24,7 @@ import counts
 import jax
 import jax.numpy as jnp
 import numpy as np
-from align import describe_search, fresh
+from align import describe_search, fresh, n_refined
 from jax import Array, lax
 from protocol import facts, flags, in_turns, save
 
@@ -65,7 +65,7 @@ def descend(params: avae.Params, x: Array, search: Search) -> Any:
     """Refinement of as many starts as the search refines."""
     transform = params.model.transform
     loss_fn = pose_loss(params, transform)
-    starts = transform.starts(search.n_starts, None)[: search.n_refined or search.top_k]
+    starts = transform.starts(search.n_starts, None)[: n_refined(search)]
     return lax.map(lambda start: refine(loss_fn, x, start, transform, search), starts, batch_size=search.chunk)
 
 
