@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from avae import devices, report
-from avae.checkpoint import load, load_experiment
 from avae.config import Experiment
-from avae.data import load as load_data
-from avae.evaluate import evaluate
-from avae.figures import orientation_strip
-from avae.history import history
-from avae.likelihoods import PaperLoss
-from avae.tables import as_text
+from avae.data.dataset import load as load_data
+from avae.evaluation.evaluate import evaluate
+from avae.evaluation.history import history
+from avae.networks.likelihoods import PaperLoss
+from avae.report import page as report
+from avae.report.figures import orientation_strip
+from avae.report.tables import as_text
+from avae.runtime import devices
+from avae.training.checkpoint import load, load_experiment
 
 
 def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None, *, best: bool = False) -> pathlib.Path:

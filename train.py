@@ -14,11 +14,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import eval as evaluation
-from avae.checkpoint import claim
 from avae.config import experiment
-from avae.loop import fit
 from avae.model import Params
-from avae.signals import Interrupted
+from avae.training.checkpoint import claim
+from avae.training.loop import fit
+from avae.training.signals import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="An experiment of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config>.")

@@ -16,11 +16,11 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.cores import parts_at_once, side_by_side
-from avae.devices import shards_of
-from avae.memory import in_parts
 from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
+from avae.runtime.cores import parts_at_once, side_by_side
+from avae.runtime.devices import shards_of
+from avae.runtime.parts import in_parts
 from avae.settings import PAPER, Search
 from avae.solvers import CompositeLoss, Refined, linearise, refine, standard_deviation
 from avae.transforms import Transform, check_family, spread

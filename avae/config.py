@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict, config_dict
 
-from avae.data import Data
+from avae.data.dataset import Data
 from avae.model import Frame, Model
-from avae.pose_network import PoseNetwork
+from avae.networks.pose_network import PoseNetwork
+from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 from avae.settings import PRECISIONS, Search
 from avae.transforms import FAMILIES, Transform
-from avae.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 
 TRANSFORM = {
     "name": "rotation",

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae.model import Model, Params, check_images, check_key
-from avae.vae import Posterior
+from avae.networks.vae import Posterior
 
 
 def encode(params: Params, x: ArrayLike) -> Posterior:

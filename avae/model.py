@@ -11,11 +11,11 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from avae.devices import local
+from avae.networks.vae import MLP, Bernoulli, Posterior, Weights
+from avae.runtime.devices import local
 from avae.settings import Search, preset
 from avae.transforms import Rotation, Transform, check_family
-from avae.vae import MLP, Bernoulli, Posterior, Weights
-from avae.warp import warp_one
+from avae.transforms.warp import warp_one
 
 
 @dataclasses.dataclass(frozen=True)

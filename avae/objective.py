@@ -17,10 +17,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.model import Frame, Params, check_images, check_key
-from avae.precision import in_precision
+from avae.networks.precision import in_precision
+from avae.networks.vae import Posterior, block_means
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
-from avae.vae import Posterior, block_means
 
 
 class Terms(NamedTuple):

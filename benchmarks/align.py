@@ -29,8 +29,8 @@ import numpy as np
 from protocol import facts, flags, in_turns, save
 
 import avae
-from avae import data
-from avae.report import environment
+from avae.data import dataset as data
+from avae.report.page import environment
 
 try:
     import torch

@@ -18,7 +18,7 @@ from jax import Array
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import avae
-from avae.batched import over_batches
+from avae.evaluation.losses import over_batches
 from avae.objective import predict
 
 

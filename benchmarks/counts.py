@@ -12,7 +12,7 @@ from unittest import mock
 
 import jax
 
-from avae import memory
+from avae.runtime import parts as memory
 from avae.settings import Search
 
 Count = dict[str, float]

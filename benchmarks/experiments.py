@@ -27,9 +27,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import eval as evaluation
 import train
-from avae import figures
 from avae.config import default, experiment
-from avae.tables import find
+from avae.report import figures
+from avae.report.tables import find
 
 LIGHT = {"evaluation.n_exhaustive": 1, "evaluation.n_angles": 32, "evaluation.n_curve": 1, "evaluation.curve_step": 180}
 PLAIN = {"train.search.enabled": False}

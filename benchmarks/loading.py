@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from protocol import facts, flags, save
 
-from avae import data
-from avae.report import environment
+from avae.data import dataset as data
+from avae.report.page import environment
 
 BATCH = 128
 POINTS = 6

@@ -16,7 +16,7 @@ import numpy as np
 from protocol import flags, save
 
 import avae
-from avae.report import environment
+from avae.report.page import environment
 
 CASES = {
     "64 volumes of 48^3, rotation3d": (64, (48, 48, 48, 1), avae.Rotation3D()),

@@ -22,7 +22,7 @@ from align import CHUNK, fresh
 from protocol import facts, flags, save
 
 import avae
-from avae.report import environment
+from avae.report.page import environment
 
 STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 CASES = [("avae", 0), ("PyTorch, in parts", CHUNK[avae.MLP]), ("PyTorch, whole", 0)]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from protocol import RESULTS
 
-from avae.figures import COLOURS, DPI, FAINT, INK, MUTED, WIDTH
+from avae.report.figures import COLOURS, DPI, FAINT, INK, MUTED, WIDTH
 
 NEAR = 0.01  # nats: below, the axis of losses is linear, so that it reaches zero
 OURS = "avae.align "

@@ -21,11 +21,11 @@ import numpy as np
 from protocol import flags, save
 
 import avae
-from avae import data
-from avae.report import environment
+from avae.data import dataset as data
+from avae.networks.vae import block_means
+from avae.report.page import environment
 from avae.transforms import FAMILIES, Transform
-from avae.vae import block_means
-from avae.warp import warp_one
+from avae.transforms.warp import warp_one
 
 CONTINUOUS = [name for name, family in FAMILIES.items() if family().dof]
 DESCENT = avae.Search(n_starts=1, top_k=1, n_local=0, n_steps=100, solver="adam")

@@ -30,9 +30,9 @@ from protocol import facts, flags, in_turns, save
 
 import avae
 from avae.align import keep_best, look_around, n_cells, score_starts, search_batch
-from avae.memory import in_parts
 from avae.objective import pose_loss
-from avae.report import environment
+from avae.report.page import environment
+from avae.runtime.parts import in_parts
 from avae.settings import Search
 from avae.solvers import refine
 

@@ -25,7 +25,7 @@ from jax.scipy.ndimage import map_coordinates
 from protocol import flags, in_turns, save
 
 import avae
-from avae.report import environment
+from avae.report.page import environment
 
 BATCH = {28: 256, 40: 256, 128: 32, (32, 3): 8, (64, 3): 2}
 PASSES = ("forward", "pose", "image")

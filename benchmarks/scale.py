@@ -17,9 +17,10 @@ import numpy as np
 from absl import app, flags
 from counts import in_one_part, of_search, said
 
-from avae import devices, training
 from avae.config import Experiment, experiment
+from avae.runtime import devices
 from avae.settings import Search
+from avae.training import step as training
 
 CONFIG = flags.DEFINE_string("config", "configs/rot_mnist.py", "An experiment of configs/.")
 DEVICES = flags.DEFINE_integer("devices", 8, "Fake devices on which the step is compiled.")

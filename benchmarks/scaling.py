@@ -21,7 +21,7 @@ import numpy as np
 from protocol import facts, flags, in_turns, save
 
 import avae
-from avae.report import environment
+from avae.report.page import environment
 from avae.transforms import FAMILIES
 
 SEARCH = avae.Search(n_starts=32, top_k=2, n_local=4, n_steps=4)

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from protocol import facts, flags, save
 
-from avae import data, training
 from avae.config import default, experiment
-from avae.report import environment
+from avae.data import dataset as data
+from avae.report.page import environment
+from avae.training import step as training
 
 STEPS = 20
 

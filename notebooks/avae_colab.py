@@ -58,13 +58,14 @@ import numpy as np
 from PIL import Image
 
 import avae
-from avae import data, sources
-from avae.checkpoint import claim
 from avae.config import default, experiment
-from avae.figures import training_curve
-from avae.logs import read_metrics
-from avae.loop import fit
-from avae.pictures import grid
+from avae.data import dataset as data
+from avae.data import sources
+from avae.report.figures import training_curve
+from avae.report.pictures import grid
+from avae.runtime.progress import read_metrics
+from avae.training.checkpoint import claim
+from avae.training.loop import fit
 
 print(f"avae on {jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}")
 N_ALIGNED = 8  # images that are not trained on, but aligned and shown

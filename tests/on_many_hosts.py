@@ -13,9 +13,11 @@ import time
 import jax
 import numpy as np
 
-from avae import checkpoint, devices, loop, training
 from avae.config import default, experiment
-from avae.signals import Interrupted
+from avae.runtime import devices
+from avae.training import checkpoint, loop
+from avae.training import step as training
+from avae.training.signals import Interrupted
 
 SMALL = {
     "data.n_train": 64,

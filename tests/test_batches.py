@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from avae import data, loop
 from avae.config import default, experiment
+from avae.data import dataset as data
+from avae.training import loop
 
 IMAGES = np.random.default_rng(0).random((40, 3, 3, 1), np.float32)
 

@@ -11,11 +11,12 @@ import pytest
 from linear import draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
-from avae import checkpoint, data, loop
 from avae.config import default, experiment
-from avae.evidence import log_mean
-from avae.manifolds import Box
+from avae.data import dataset as data
+from avae.inference.importance import log_mean
 from avae.objective import batch_terms
+from avae.training import checkpoint, loop
+from avae.transforms.factors import Box
 
 GRID = np.linspace(-np.pi, np.pi, 720, endpoint=False, dtype=np.float32)[:, None]
 N = 24
@@ -106,7 +107,7 @@ def test_standard_errors_are_those_of_repetition(rotated):
 
 def log_weights(params, x, poses, key):
     """log p(x, z | alpha) - log q(z | x, alpha) [B, K] at poses [B, K, size], with z drawn."""
-    from avae.evidence import Problem as Draws
+    from avae.inference.importance import Problem as Draws
 
     def one(x, poses, key):
         problem = Draws(params, x, params.model.transform, params.model.settings(), 2, 1)

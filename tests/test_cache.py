@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from avae.sources import cache
+from avae.data.sources import cache
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import pytest
 
 import avae
-from avae import checkpoint
 from avae.config import complete, default, experiment, flatten, plain, train_search
+from avae.training import checkpoint
 from avae.transforms import FAMILIES
 
 SETTINGS = [field.name for field in dataclasses.fields(avae.Search)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import avae
-from avae import cores
-from avae.cores import parts_at_once, side_by_side
+from avae.runtime import cores
+from avae.runtime.cores import parts_at_once, side_by_side
 
 
 @pytest.fixture

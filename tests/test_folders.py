@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avae import sources
-from avae.sources import folders
+from avae.data import sources
+from avae.data.sources import folders
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import avae
-from avae import training
 from avae.config import default, experiment
-from avae.vae import Posterior
-from avae.warp import warp_one
+from avae.networks.vae import Posterior
+from avae.training import step as training
+from avae.transforms.warp import warp_one
 
 SEARCH = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=1)
 WIDE = avae.Frame(margin=1, resolution=2)

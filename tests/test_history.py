@@ -8,8 +8,10 @@ from test_train import fit, tiny
 
 import avae
 import eval as evaluation
-from avae import checkpoint, data, history, metrics
-from avae.figures import orientation_strip
+from avae.data import dataset as data
+from avae.evaluation import history, metrics
+from avae.report.figures import orientation_strip
+from avae.training import checkpoint
 
 
 @pytest.fixture(scope="module")

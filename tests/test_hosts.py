@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from avae import devices
-from avae.logs import read_metrics
+from avae.runtime import devices
+from avae.runtime.progress import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

@@ -7,12 +7,12 @@ import pytest
 from linear import LATENT, SCALE, draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
-from avae import joint
-from avae.bounds import importance, iwae
-from avae.evidence import Problem
-from avae.proposals import Modes, around_modes
+from avae.inference import latent_proposal as joint
+from avae.inference.bounds import importance, iwae
+from avae.inference.importance import Problem
+from avae.inference.pose_proposal import Modes, around_modes
+from avae.networks.vae import Posterior
 from avae.transforms.planar import Still
-from avae.vae import Posterior
 
 GRID = np.linspace(-np.pi, np.pi, 720, endpoint=False, dtype=np.float32)[:, None]
 N = 24
@@ -141,7 +141,7 @@ def test_density_without_the_encoder_is_caught(monkeypatch):
         return whole(law._replace(log_weight=law.log_weight.at[-1].set(-jnp.inf)), z)
 
     whole = joint.latent_log_density
-    monkeypatch.setattr("avae.evidence.latent_log_density", without)
+    monkeypatch.setattr("avae.inference.importance.latent_log_density", without)
     assert excess(bounds(iwae, params, x), truth) > 3
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from avae import logs
+from avae.runtime import progress as logs
 
 
 def test_rows_come_back_and_a_run_that_resumes_drops_what_it_runs_again(tmp_path):

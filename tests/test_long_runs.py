@@ -18,11 +18,14 @@ from soak import soak
 from test_train import ROOT, fit
 
 import avae
-from avae import checkpoint, logs, loop, precision, training
 from avae.config import default, experiment
-from avae.logs import read_metrics
-from avae.signals import Interrupted, stop_signal
-from avae.watch import Watch
+from avae.networks import precision
+from avae.runtime import progress as logs
+from avae.runtime.progress import read_metrics
+from avae.training import checkpoint, loop
+from avae.training import step as training
+from avae.training.signals import Interrupted, stop_signal
+from avae.training.watch import Watch
 
 TINY = {
     "data.n_train": 64,

@@ -10,8 +10,8 @@ import pytest
 from jax import lax
 
 import avae
-from avae import memory
-from avae.memory import in_parts, peak_bytes
+from avae.runtime import parts as memory
+from avae.runtime.parts import in_parts, peak_bytes
 
 ROW = 100 * 4  # bytes of one array of the tests
 

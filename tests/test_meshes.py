@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from avae import meshes, sources
+from avae.data import sources
+from avae.data.sources import meshes
 
 # A wedge: no two of its directions are alike. 2 wide (x), 3 deep (y), 6 high (z); its ridge is at x = 0.
 WEDGE = trimesh.Trimesh(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation as SpatialRotation
 
-from avae import metrics
-from avae.data import repose
+from avae.data.dataset import repose
+from avae.evaluation import metrics
 from avae.transforms import Affine3D, Rigid, Rotation, Rotation3D
 
 

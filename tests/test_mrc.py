@@ -6,8 +6,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from avae import sources
-from avae.sources import mrc
+from avae.data import sources
+from avae.data.sources import mrc
 
 
 def write(path, array):

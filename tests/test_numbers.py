@@ -8,8 +8,9 @@ import pytest
 
 import avae
 import train
-from avae import checkpoint, data, loop
 from avae.config import default, experiment
+from avae.data import dataset as data
+from avae.training import checkpoint, loop
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import avae
+from avae.networks.vae import Posterior
 from avae.objective import gaussian_kl, terms
-from avae.vae import Posterior
 
 ALPHA = np.array([[0.4], [-1.3], [2.9]], np.float32)
 objective = jax.jit(avae.objective)

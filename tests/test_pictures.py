@@ -7,9 +7,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from avae import figures, pictures
-from avae.curves import turns
-from avae.warp import warp
+from avae.evaluation.curves import turns
+from avae.report import figures, pictures
+from avae.transforms.warp import warp
 
 
 def cube(side=12, half=3):

@@ -7,8 +7,10 @@ import pytest
 from test_train import tiny
 
 import avae
-from avae import checkpoint, data, training
 from avae.config import experiment
+from avae.data import dataset as data
+from avae.training import checkpoint
+from avae.training import step as training
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import avae
 import train
 from avae.config import default, experiment
-from avae.evidence import Problem
-from avae.pose_network import proposal_loss
-from avae.training import init_state, train_step
+from avae.inference.importance import Problem
+from avae.networks.pose_network import proposal_loss
+from avae.training.step import init_state, train_step
 from avae.transforms import FAMILIES
 
 SMALL = avae.PoseNetwork(n_bins=8, hidden=(32,))

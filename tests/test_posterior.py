@@ -9,9 +9,9 @@ import pytest
 from linear import draw_images, linear_params, log_p_given_pose
 
 import avae
-from avae.posterior import held_out
-from avae.posterior_figures import kernel_density, posterior_figure
-from avae.proposals import Modes
+from avae.inference.pose_proposal import Modes
+from avae.inference.posterior import held_out
+from avae.report.pose_figures import kernel_density, posterior_figure
 
 GRID = np.linspace(-np.pi, np.pi, 360, endpoint=False, dtype=np.float32)[:, None]
 

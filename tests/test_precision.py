@@ -10,8 +10,8 @@ import pytest
 import avae
 from avae import config
 from avae.align import search_batch
+from avae.networks.precision import Cast, in_precision
 from avae.objective import pose_loss
-from avae.precision import Cast, in_precision
 from avae.solvers import linearise
 
 PLAIN = avae.Search(n_starts=16, top_k=2, n_local=2, n_steps=3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import avae
-from avae.manifolds import Rotations
-from avae.proposals import distinct_modes, draw, log_density, mixture, spaced
+from avae.inference.pose_proposal import distinct_modes, draw, log_density, mixture, spaced
+from avae.transforms.factors import Rotations
 
 FAMILIES = [avae.Rotation(), avae.Affine(), avae.Rotation3D(), avae.Rigid3D(), avae.CubeRotations()]
 

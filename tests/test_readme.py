@@ -13,7 +13,7 @@ import pytest
 from test_train import ROOT, TINY
 
 import avae
-from avae import data
+from avae.data import dataset as data
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("sh", "python")}

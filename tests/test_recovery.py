@@ -11,7 +11,7 @@ import pytest
 
 import avae
 from avae.transforms import FAMILIES
-from avae.warp import compose, invert, warp_one
+from avae.transforms.warp import compose, invert, warp_one
 
 DESCENT = avae.Search(n_starts=1, top_k=1, n_local=0, n_steps=100, solver="adam")
 CASES = {  # poses, fraction recovered at least, search

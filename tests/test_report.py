@@ -12,10 +12,12 @@ import pytest
 
 import avae
 import eval as evaluation
-from avae import comparison, report, tables
 from avae.config import Evaluation, default, experiment
-from avae.data import Examples, load
-from avae.evaluate import Inputs, evaluate, measure
+from avae.data.dataset import Examples, load
+from avae.evaluation import likelihood as comparison
+from avae.evaluation.evaluate import Inputs, evaluate, measure
+from avae.report import page as report
+from avae.report import tables
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import avae
-from avae import meshes, sources
+from avae.data import sources
+from avae.data.sources import meshes
 
 ROOT = pathlib.Path(avae.__file__).parent
 

@@ -9,8 +9,8 @@ import pytest
 from test_frame import Shapeless
 
 import avae
+from avae.networks.vae import block_means
 from avae.objective import pose_loss, predict, score
-from avae.vae import block_means
 
 COARSE = avae.Search(n_starts=16, top_k=3, n_local=0, n_steps=3, coarse=2)
 BOWL = avae.CompositeLoss(  # lowest at alpha = x

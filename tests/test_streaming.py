@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from test_data import blobs
 
-from avae import data, loop, sources
 from avae.config import default, experiment
-from avae.data import Data
+from avae.data import dataset as data
+from avae.data import sources
+from avae.data.dataset import Data
+from avae.training import loop
 
 ROWS = np.array([5, 0, 5, 3])
 

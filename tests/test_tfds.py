@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from test_train import ROOT
 
-from avae import data, sources
+from avae.data import dataset as data
+from avae.data import sources
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):

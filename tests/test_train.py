@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import avae
-from avae import checkpoint, data, loop, signals, training
 from avae.config import default, experiment
+from avae.data import dataset as data
 from avae.objective import pose_loss
+from avae.training import checkpoint, loop, signals
+from avae.training import step as training
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = {

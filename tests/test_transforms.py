@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import avae
-from avae.manifolds import Circle, Rotations, exponential, multiply, rotation_matrix
 from avae.transforms import (
     FAMILIES,
     Affine,
@@ -24,7 +23,8 @@ from avae.transforms import (
     Similarity3D,
     spread,
 )
-from avae.warp import compose, warp
+from avae.transforms.factors import Circle, Rotations, exponential, multiply, rotation_matrix
+from avae.transforms.warp import compose, warp
 
 
 def each(*names):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import avae
-from avae.data import Data, load
-from avae.likelihoods import PaperLoss
-from avae.vae import block_means, convolve_volume, depth_to_space
+from avae.data.dataset import Data, load
+from avae.networks.likelihoods import PaperLoss
+from avae.networks.vae import block_means, convolve_volume, depth_to_space
 
 NETWORKS = [
     avae.MLP(),

@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.ndimage import map_coordinates
 
 import avae
-from avae.warp import compose, invert
+from avae.transforms.warp import compose, invert
 
 warp = jax.jit(avae.warp)  # compiled once per shape: op by op, these tests take minutes
 oracle = jax.jit(lambda x, read: map_coordinates(x, list(read), order=1, mode="constant"))

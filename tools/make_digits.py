@@ -1,4 +1,4 @@
-"""Builds the embedded digits, avae/digits/digits.npz, from a copy of MNIST.
+"""Builds the embedded digits, avae/data/digits/digits.npz, from a copy of MNIST.
 
     python tools/make_digits.py path/to/mnist.npz
 
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 SEED, SIZES = 20261122, {"train": 12_000, "test": 2_000}
-TARGET = pathlib.Path(__file__).parent.parent / "avae" / "digits" / "digits.npz"
+TARGET = pathlib.Path(__file__).parent.parent / "avae" / "data" / "digits" / "digits.npz"
 
 
 def main(source: str) -> None:

@@ -1,4 +1,4 @@
-"""Builds the embedded furniture, avae/furniture/furniture.npz and its NOTICE.md, from an archive of voxelised models.
+"""Builds the embedded furniture, avae/data/furniture/, from an archive of voxelised models.
 
     python tools/make_furniture.py path/to/furniture32.npz
 
@@ -16,7 +16,7 @@ KEPT = ("voxels", "name", "category", "source", "creator")
 CC_BY = ("Creative Commons Attribution 3.0 (CC BY 3.0)", "https://creativecommons.org/licenses/by/3.0/")
 CC0 = ("Creative Commons Zero 1.0 (CC0, public domain)", "https://creativecommons.org/publicdomain/zero/1.0/")
 LICENCES = {"Scopia": CC_BY, "KatorLegaz": CC_BY, "Reallusion": CC_BY, "BlendSwap-CC-BY": CC_BY, "BlendSwap-CC-0": CC0}
-TARGET = pathlib.Path(__file__).parent.parent / "avae" / "furniture"
+TARGET = pathlib.Path(__file__).parent.parent / "avae" / "data" / "furniture"
 
 
 def main(source: str) -> None:

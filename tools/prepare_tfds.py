@@ -25,7 +25,7 @@ from PIL import Image
 from tensorflow_datasets.core.registered import skip_registration
 from tensorflow_datasets.image_classification import mnist
 
-from avae.sources.tfds import WITHOUT_TENSORFLOW, data_dir
+from avae.data.sources.tfds import WITHOUT_TENSORFLOW, data_dir
 
 BUILDERS = dict(zip(WITHOUT_TENSORFLOW, (mnist.MNIST, mnist.FashionMNIST, mnist.KMNIST), strict=True))
 FILES = {

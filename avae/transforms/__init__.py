@@ -2,7 +2,7 @@
 
 A family turns a pose `alpha` [size] into a pull map `matrix` [dim, dim+1] (see `avae.warp`), and knows its own
 prior, its own stratified starts and its own geometry. These follow from the `factors` that its poses are made of (see
-`avae.manifolds`); a family adds the matrix. Families are small frozen dataclasses: hashable, so that they are static
+`factors.py`); a family adds the matrix. Families are small frozen dataclasses: hashable, so that they are static
 under `jit`, and written for one pose; batches are a `vmap`.
 
 Sign of the angle: `warp(x, rotation.matrix(alpha))` turns the picture counter-clockwise by `alpha` radians as seen on
@@ -11,9 +11,9 @@ Every linear part is R @ U: U, upper triangular with a positive diagonal, scales
 that no pose is singular or mirrored. A pull map with scale s reads a region s times as large: the picture shrinks.
 """
 
-from avae.transforms.base import Transform as Transform
-from avae.transforms.base import check_family as check_family
-from avae.transforms.base import spread as spread
+from avae.transforms.family import Transform as Transform
+from avae.transforms.family import check_family as check_family
+from avae.transforms.family import spread as spread
 from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
 from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D
 

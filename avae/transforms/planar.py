@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from avae.manifolds import Box, Circle, Elements
 from avae.settings import Search
-from avae.transforms.base import Transform, affine, upper
+from avae.transforms.factors import Box, Circle, Elements
+from avae.transforms.family import Transform, affine, upper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from avae.manifolds import Box, Elements, Rotations, rotation_matrix
 from avae.settings import Search
-from avae.transforms.base import Transform, affine, upper
+from avae.transforms.factors import Box, Elements, Rotations, rotation_matrix
+from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
 
 

@@ -1,0 +1,1 @@
+"""Data sets and the sources that they are read from."""

@@ -1,0 +1,265 @@
+"""Images in, batches out: examples of a source at known random poses, and the order in which they are drawn.
+
+Batches are a function of the step number alone, so a run that resumes needs no iterator state, and batches can be read
+before they are needed.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from avae.data import sources
+from avae.data.sources import meshes
+from avae.runtime import devices
+from avae.transforms import Rotation, Transform
+from avae.transforms.warp import compose, warp_one
+
+POSES = ("fixed", "upright", "fresh")
+BINARIZE = ("none", "threshold", "sample")
+CHUNK = 2**22  # pixels posed at once: some tens of MB
+AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)  # batches read before they are asked for
+IN_MEMORY = 2**30  # bytes of training images that are posed beforehand; where there are more, they are posed when drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which images or volumes, at which poses.
+
+    Attributes:
+      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
+        Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see `sources.read`.
+      pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
+        time a training image is drawn; test images are at fixed poses).
+      test_pose: the same for test images alone: "fixed" or "upright"; "" for what `pose` says.
+      transform: the family from whose prior poses are drawn; its dimension says whether the data are images or volumes.
+      seed: of poses, of binarisation, and of the split where the source has none.
+      n_train: training images used, at most 12,000 of the digits.
+      n_test: test images used, at most 2,000 of the digits; n_train + n_test are at most the 600 of the furniture.
+      binarize: "none" (grey), "threshold" at 0.5, or "sample" (each pixel drawn once, by seed, with its grey value as
+        the probability): for likelihoods in nats of a distribution over binary images. After the pose.
+      side: voxels along each axis of a mesh, from 8; its longest side is given 0.7 of them.
+      up: the axis of meshes that points up: "y", or "z" as in ModelNet.
+      stretch: every upright image is scaled along each axis by a factor of its own, log-uniform in
+        [1 / stretch, stretch], before its pose (random anisotropic scaling); 1 for none, at most 4.
+    """
+
+    name: str = "digits"
+    pose: str = "fixed"
+    test_pose: str = ""
+    transform: Transform = Rotation()
+    seed: int = 0
+    n_train: int = 12_000
+    n_test: int = 2_000
+    binarize: str = "none"
+    side: int = 32
+    up: str = "z"
+    stretch: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field, value, allowed in (
+            ("pose", self.pose, POSES),
+            ("test_pose", self.test_pose, ("", "fixed", "upright")),
+            ("binarize", self.binarize, BINARIZE),
+            ("up", self.up, meshes.UPS),
+        ):
+            if value not in allowed:
+                names = ", ".join(name or '""' for name in allowed)
+                raise ValueError(f"data.{field}: expected one of {names}, got {value!r}")
+        sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
+        local = self.name not in sources.EMBEDDED and not self.name.startswith(sources.tfds.PREFIX)
+        if (
+            local
+            and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1)
+            and not pathlib.Path(self.name).exists()
+        ):
+            raise ValueError(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
+        if self.n_train < 1 or self.n_test < 1:
+            raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
+        if self.side < 8:
+            raise ValueError(f"data.side: expected at least 8 voxels, got {self.side}")
+        if not 1 <= self.stretch <= 4:
+            raise ValueError(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
+        if self.pose == "fresh" and self.binarize != "none":
+            raise ValueError(
+                'data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand'
+            )
+
+
+class Drawn:
+    """Images that are posed when they are drawn: `drawn[index]` for integers [B] is a float32 array [B, *space, C].
+
+    Each is the same at every draw: stretch and pose are its own, and so is the key of its binarisation.
+    """
+
+    def __init__(self, data: Data, rows: sources.Rows, poses: np.ndarray, stretches: Array | None, key: Array) -> None:
+        self.shape = rows.shape
+        self._data, self._rows, self._poses, self._key = data, rows, poses, key
+        self._stretches = None if stretches is None else np.asarray(stretches)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        stretches = None if self._stretches is None else self._stretches[index]
+        images = repose(self._rows[index], self._poses[index], self._data.transform, stretches)
+        if self._data.binarize != "none":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(index))
+            images = jax.vmap(lambda image, key: binarize(image, self._data.binarize, key))(images, keys)
+        return np.asarray(images)
+
+
+class Examples(NamedTuple):
+    """Images [N, *space, C] float32, labels [N] int32, and the poses [N, size] that they were given.
+
+    Training images that are on disk, or would take too much memory, are read (and posed) when `images[index]` asks for
+    them; test images are always an array.
+    """
+
+    images: Any  # np.ndarray, sources.Rows or Drawn
+    labels: np.ndarray
+    poses: np.ndarray
+
+
+class Splits(NamedTuple):
+    """Training and test examples, and the name of each label."""
+
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...] = ()
+
+
+def load(data: Data) -> Splits:
+    """The training and test examples that `data` describes.
+
+    Raises:
+      ValueError: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
+        there are, or images outside [0, 1] are to be binarized.
+    """
+    raw = sources.read(
+        data.name,
+        dim=data.transform.dim,
+        n_train=data.n_train,
+        n_test=data.n_test,
+        seed=data.seed,
+        side=data.side,
+        up=data.up,
+    )
+    train_key, test_key = jax.random.split(jax.random.key(data.seed))
+    train = _examples(data, raw.train_images, raw.train_labels, train_key, stream=True)
+    test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
+    test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
+    return Splits(train, test, raw.class_names)
+
+
+def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
+    """`order(...)[step]` are the indices [batch_size] of that step's batch: every epoch a new permutation of `n`.
+
+    Raises:
+      ValueError: if there are fewer examples than the batch holds.
+    """
+    if n < batch_size:
+        raise ValueError(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
+
+    @functools.lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
+    def epoch(number: int) -> np.ndarray:
+        return np.random.default_rng((seed, number)).permutation(n)
+
+    def rows(step: int) -> np.ndarray:
+        epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), n)
+        return np.concatenate([epoch(number)[places[epochs == number]] for number in range(epochs[0], epochs[-1] + 1)])
+
+    return grain.MapDataset.range(2**31).map(rows)
+
+
+def batches(images: Any, order: grain.MapDataset, first: int, total: int) -> grain.DatasetIterator:
+    """Indices [B] and images [B, *space, C] of the steps from `first` to `total`, read ahead by a thread.
+
+    Whoever asks for it closes it. What goes wrong in a read is raised when that batch is asked for.
+    """
+
+    def read(index: np.ndarray) -> tuple[np.ndarray, Array]:
+        return index, devices.take(images, index)
+
+    return iter(order[first:total].map(read).to_iter_dataset(AHEAD))
+
+
+def factors(data: Data, n: int, key: Array) -> Array | None:
+    """Factors [n, dim] by which `n` upright examples are stretched along x, y(, z); None if none are."""
+    if data.stretch == 1:
+        return None
+    limit = math.log(data.stretch)
+    return jnp.exp(jax.random.uniform(key, (n, data.transform.dim), minval=-limit, maxval=limit))
+
+
+@functools.partial(jax.jit, static_argnames="transform")
+def repose(images: Array, poses: Array, transform: Transform, factors: Array | None = None) -> Array:
+    """Each upright image [B, *space, C] stretched by its factors [B, dim], if any, and at its pose [B, size].
+
+    One warp for both, so that it is blurred once. Against rounding, values are clipped to [0, 1], or to the image's own
+    range where that is wider.
+    """
+
+    def one(image: Array, pose: Array, factor: Array | None) -> Array:
+        matrix = transform.matrix(pose)
+        if factor is not None:
+            shift = jnp.zeros_like(factor)[:, None]
+            matrix = compose(jnp.concatenate([jnp.diag(1 / factor), shift], axis=1), matrix)
+        return jnp.clip(warp_one(image, matrix), jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 1))
+
+    return jax.vmap(one)(images, poses, factors)
+
+
+def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
+    """Grey images as `Data.binarize` says: "none", "threshold", or "sample" drawn by `key`."""
+    if how == "threshold":
+        return (jnp.asarray(images) > 0.5).astype(jnp.float32)
+    if how == "sample":
+        return jax.random.bernoulli(key, jnp.asarray(images)).astype(jnp.float32)
+    return images
+
+
+def _examples(data: Data, rows: sources.Rows, labels: np.ndarray, key: Array, stream: bool = False) -> Examples:
+    """Fresh images stay unstretched: both are drawn anew, together, when an image is drawn."""
+    n = len(rows)
+    poses = jnp.broadcast_to(data.transform.identity, (n, data.transform.size))
+    stretches = None if data.pose == "fresh" else factors(data, n, jax.random.fold_in(key, 2))
+    if data.pose == "fixed":
+        poses = jax.vmap(data.transform.sample)(jax.random.split(key, n))
+    moved = data.pose == "fixed" or stretches is not None
+    large, draws = rows.nbytes > IN_MEMORY, jax.random.fold_in(key, 1)
+    if stream and not moved and data.binarize == "none" and (rows.on_disk or large):
+        return Examples(rows, labels, np.asarray(poses))
+    if data.binarize != "none":
+        _check_grey(data, rows)
+    if stream and large:
+        return Examples(Drawn(data, rows, np.asarray(poses), stretches, draws), labels, np.asarray(poses))
+    images = _posed(rows[:], poses, data.transform, stretches) if moved else rows[:]
+    return Examples(np.asarray(binarize(images, data.binarize, draws)), labels, np.asarray(poses))
+
+
+def _check_grey(data: Data, rows: sources.Rows) -> None:
+    low, high = rows.range()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {low:.4g} to {high:.4g}"
+        )
+
+
+def _posed(images: np.ndarray, poses: Array, transform: Transform, stretches: Array | None) -> np.ndarray:
+    """`repose` of any number of images, in chunks of bounded memory."""
+    size = min(500, max(1, CHUNK // math.prod(images.shape[1:])))
+    posed = np.empty_like(images)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        posed[rows] = repose(images[rows], poses[rows], transform, None if stretches is None else stretches[rows])
+    return posed

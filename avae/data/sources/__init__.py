@@ -1,0 +1,109 @@
+"""Where images come from, before any pose: one file for each kind of source, `read` for all of them.
+
+Every source gives the same: rows of float32 examples [N, *space, C] for training and for tests that never overlap,
+with labels that index the class names.
+"""
+
+import difflib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from avae.data.sources import arrays, embedded, folders, meshes, mrc, tfds
+from avae.data.sources.arrays import NOUNS
+from avae.data.sources.embedded import EMBEDDED
+from avae.data.sources.stacks import Rows, Stack, draw, index
+
+
+class Raw(NamedTuple):
+    """Upright examples [N, *space, C], labels [N] int32, and the name of each label: none where there are no labels."""
+
+    train_images: Rows
+    train_labels: np.ndarray
+    test_images: Rows
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side: int = 32, up: str = "z") -> Raw:
+    """The examples of one source; what is on disk stays there until its rows are asked for.
+
+    Args:
+      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
+        Datasets, or a path: to a stack (`avae.data.sources.arrays`, `avae.data.sources.mrc`), to a folder of images
+        (`avae.data.sources.folders`; for `dim` 2) or of meshes (`avae.data.sources.meshes`; for `dim` 3).
+      dim: dimension of the space that the images live in, 2 or 3: what a stack of rank 4 means.
+      n_train: training examples wanted.
+      n_test: test examples wanted.
+      seed: draws the examples, and the split where the source has none: the first `n_test` of a permutation are test
+        examples, the next `n_train` training examples. The digits keep their order, drawn once and for all.
+      side: voxels along each axis of a mesh.
+      up: the axis of meshes that points up, "y" or "z".
+
+    Returns:
+      `Raw`.
+
+    Raises:
+      ValueError: if the source is missing, damaged, of another dimension or shape, not finite, or too small.
+    """
+    check_dim(name, dim)
+    path = pathlib.Path(name).expanduser()
+    if dim == 3 and name not in EMBEDDED and path.is_dir():
+        return _meshes(path, n_train, n_test, seed, side, up)
+    train, test = _stacks(name, path, dim)
+    rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
+    class_names, labels = index(train, test)
+    parts = Rows(train, rows[0]), Rows(test, rows[1])
+    for part in parts:
+        part.check_finite()
+    return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names)
+
+
+def missing(name: str) -> str:
+    """The sentence for a name that is neither embedded nor a path, with what it may have meant."""
+    path = pathlib.Path(name).expanduser()
+    beside = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(name, [*EMBEDDED, *beside, *(tfds.PREFIX + known for known in tfds.KNOWN)], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return (
+        f"data.name: expected {', '.join(EMBEDDED)}, {tfds.PREFIX}<set>, or a path to a stack "
+        f"({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or to a folder of images or meshes, but nothing is at "
+        f"{name!r}{hint}"
+    )
+
+
+def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
+    """Raises ValueError if `name` alone says that the data are not of the dimension `dim` that `poser` poses."""
+    known = 2 if name.startswith(tfds.PREFIX) else EMBEDDED.get(name, dim)
+    if known != dim:
+        raise ValueError(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
+
+
+def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
+    """The training and test stack of a source; twice the same if it has no split."""
+    if name in EMBEDDED:
+        return embedded.read(name)
+    if name.startswith(tfds.PREFIX):
+        return tfds.read(name)
+    if path.is_dir():
+        return folders.read(path)
+    if not path.exists():
+        raise ValueError(missing(name))
+    for kind in (arrays, mrc):
+        if path.suffix.lower() in kind.SUFFIXES:
+            return kind.read(path, dim)
+    raise ValueError(
+        f"data.name: expected a stack ({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or a folder of images or "
+        f"meshes, got the file {path}"
+    )
+
+
+def _meshes(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up: str) -> Raw:
+    train, test = meshes.read(root, n_train, n_test, seed, side, up)
+    categories = sorted({mesh.category for mesh in meshes.find(root)})
+    labels = [np.array([categories.index(name) for name in part.categories], np.int32) for part in (train, test)]
+    rows = [
+        Rows(Stack(part.volumes, None, f"meshes of {root}"), np.arange(len(part.volumes))) for part in (train, test)
+    ]
+    return Raw(rows[0], labels[0], rows[1], labels[1], tuple(categories))

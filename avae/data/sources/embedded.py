@@ -1,0 +1,38 @@
+"""The sets that the package carries: digits and furniture."""
+
+import importlib.resources
+
+import numpy as np
+
+from avae.data.sources import meshes
+from avae.data.sources.stacks import Stack
+
+EMBEDDED = {"digits": 2, "furniture": 3}  # name: dimension
+
+
+def read(name: str) -> tuple[Stack, Stack]:
+    """The training and test stack of an embedded set; twice the same if it has no split."""
+    return _digits() if name == "digits" else _furniture()
+
+
+def _digits() -> tuple[Stack, Stack]:
+    raw = _archive("digits")
+    train, test = (
+        Stack(raw[f"{part}_images"][..., None], raw[f"{part}_labels"], "embedded digits") for part in meshes.PARTS
+    )
+    return train, test
+
+
+def _furniture() -> tuple[Stack, Stack]:
+    raw = _archive("furniture")
+    voxels = np.unpackbits(raw["voxels"], axis=1).astype(bool).reshape(-1, 32, 32, 32)
+    stack = Stack(meshes.stand(voxels)[..., None], raw["category"], "embedded pieces of furniture")
+    return stack, stack
+
+
+def _archive(name: str) -> dict[str, np.ndarray]:
+    with (
+        importlib.resources.as_file(importlib.resources.files("avae.data") / name / f"{name}.npz") as path,
+        np.load(path) as raw,
+    ):
+        return dict(raw)

@@ -1,0 +1,133 @@
+"""Stacks of examples as they are stored, in memory or on disk, and rows of them as float32 when asked for."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from avae.data.sources.walk import PARTS
+
+CHUNK = 2**24  # numbers looked at together where a whole stack is gone through
+
+
+def real(images: np.ndarray) -> np.ndarray:
+    """Stored values as float32: 8-bit divided by 255, others as they are; infinite where they do not fit."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    with np.errstate(over="ignore"):
+        return images.astype(np.float32)
+
+
+class Stack(NamedTuple):
+    """Examples [N, *space, C] as stored, labels [N] or None, their name, and how stored values become float32."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    what: str
+    scale: Callable[[np.ndarray], np.ndarray] = real
+
+
+def halves(
+    arrays: Mapping[str, np.ndarray], what: str, scale: Callable[[np.ndarray], np.ndarray] = real
+) -> tuple[Stack, Stack]:
+    """The training and test stack of arrays that are called `train_images`, `train_labels`, ...
+
+    Twice the same if they are called `images` and `labels`. Without labels there are none of that name.
+    """
+    if "images" in arrays:
+        stack = Stack(arrays["images"], arrays.get("labels"), what, scale)
+        return stack, stack
+    train, test = (
+        Stack(arrays[f"{part}_images"], arrays.get(f"{part}_labels"), f"{part} {what}", scale) for part in PARTS
+    )
+    return train, test
+
+
+class Rows:
+    """Some examples of a stack [N, *space, C]: `rows[index]` reads those, from disk if need be, as float32.
+
+    `index` is a slice or integers [B]. `numpy.asarray(rows)` reads them all.
+    """
+
+    def __init__(self, stack: Stack, rows: np.ndarray) -> None:
+        self._stack, self._rows = stack, rows
+        self.shape = (len(rows), *stack.images.shape[1:])
+        self.nbytes = 4 * math.prod(self.shape)
+        self.on_disk = isinstance(stack.images, np.memmap)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._stack.scale(np.asarray(self._stack.images[self._rows[index]]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value of all of them."""
+        ranges = [(images.min(), images.max()) for images in map(self._stack.scale, self._chunks())]
+        return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+
+    def check_finite(self) -> None:
+        """Goes through all of them, a bounded number at a time.
+
+        Raises:
+          ValueError: if some hold NaN or infinity: how many, and where in the stack the first is.
+        """
+        if self._stack.images.dtype.kind != "f":
+            return
+        finite = [np.isfinite(real(images)).reshape(len(images), -1).all(axis=1) for images in self._chunks()]
+        bad = np.sort(self._rows)[~np.concatenate(finite)]
+        if len(bad):
+            raise ValueError(
+                f"data.name: expected finite values, got NaN or infinity in {len(bad)} of {len(self)} "
+                f"{self._stack.what}, first at index {bad[0]}"
+            )
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        """All of them as stored, a bounded number at a time, in the order of the stack: one pass over a file."""
+        size = max(1, CHUNK // math.prod(self.shape[1:]))
+        ordered = np.sort(self._rows)
+        return (np.asarray(self._stack.images[ordered[i : i + size]]) for i in range(0, len(ordered), size))
+
+
+def draw(train: Stack, test: Stack, n_train: int, n_test: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of training and of test examples; in the order of the file without a seed.
+
+    Raises:
+      ValueError: if there are fewer than wanted.
+    """
+    n = len(train.images)
+    if train is test:
+        if n_train + n_test > n:
+            raise ValueError(
+                f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}"
+            )
+        order = np.random.default_rng(seed).permutation(n)
+        return order[n_test : n_test + n_train], order[:n_test]
+    rows = []
+    for field, stack, wanted in (("n_train", train, n_train), ("n_test", test, n_test)):
+        n = len(stack.images)
+        if wanted > n:
+            raise ValueError(f"data.{field}: expected at most the {n} {stack.what}, got {wanted}")
+        rows.append((np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n))[:wanted])
+    return rows[0], rows[1]
+
+
+def index(train: Stack, test: Stack) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """The names of all labels, sorted, and the labels as indices into them; all 0 in a part without labels.
+
+    There are no names where the test examples, which are measured, have no labels.
+    """
+    given = [stack.labels for stack in (train, test) if stack.labels is not None]
+    given = [labels.astype(str) if labels.dtype.kind == "S" else labels for labels in given]
+    if len({labels.dtype.kind == "U" for labels in given}) > 1:
+        given = [labels.astype(str) for labels in given]
+    names = np.unique(np.concatenate(given)) if given else np.zeros(0, str)
+    indices = iter(np.searchsorted(names, labels).astype(np.int32) for labels in given)
+    parts = [
+        np.zeros(len(stack.images), np.int32) if stack.labels is None else next(indices) for stack in (train, test)
+    ]
+    return () if test.labels is None else tuple(names.astype(str).tolist()), parts

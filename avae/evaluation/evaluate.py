@@ -1,0 +1,261 @@
+"""All the numbers of the report: losses with and without search, orientations, latents, speed.
+
+    results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
+    results.numbers["loss"]["avae"]["search"]["sampled"]    # {"mean": ..., "standard_error": ...}
+
+`results.numbers` is what `avae.report.page` writes to results.json; nothing in the report comes from anywhere else.
+"""
+
+import dataclasses
+import math
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from avae.align import Alignment, align
+from avae.config import Evaluation
+from avae.data.dataset import Data, Examples, load
+from avae.evaluation import likelihood as comparison
+from avae.evaluation import metrics
+from avae.evaluation.curves import Curve, loss_curves
+from avae.evaluation.losses import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
+from avae.evaluation.metrics import mean_and_error
+from avae.model import Params
+from avae.runtime.devices import count, replicate, take
+from avae.settings import Search
+from avae.transforms import Transform
+
+SPEED_BATCH = 512
+NAMES = {"avae": "AVAE", "plain_vae": "plain VAE"}
+
+
+class Pictures(NamedTuple):
+    """One test example per class with what became of it, each [N, *space, C]; `matrix` [N, d, d+1]."""
+
+    images: np.ndarray
+    canonical: np.ndarray
+    reconstruction: np.ndarray
+    matrix: np.ndarray
+    plain: np.ndarray | None
+
+
+class Results(NamedTuple):
+    """What was measured.
+
+    Attributes:
+      numbers: nested dict of plain Python numbers, lists and strings: the content of results.json.
+      curves: loss against rotation angle, for the figure.
+      rotations: net orientation of each test image [N, d, d], see `metrics.net_rotation`.
+      labels: class of each test image [N].
+      pictures: examples for the figures.
+    """
+
+    numbers: dict[str, Any]
+    curves: list[Curve]
+    rotations: np.ndarray
+    labels: np.ndarray
+    pictures: Pictures
+
+
+class Inputs(NamedTuple):
+    """What a model is measured on.
+
+    Attributes:
+      test: the test examples, at their poses.
+      upright: the same examples [N, *space, C] without a pose.
+      grey: the first of them before any binarisation, for the curve of loss against rotation.
+      transform: the family of the poses.
+      binarize: how the test examples were binarized, see `avae.data.Data`.
+      seed: of that binarisation.
+      class_names: of the labels 0, 1, ...; empty where the examples have no labels: what needs them is left out.
+    """
+
+    test: Examples
+    upright: np.ndarray
+    grey: np.ndarray
+    transform: Transform
+    binarize: str = "none"
+    seed: int = 0
+    class_names: tuple[str, ...] = ()
+
+
+class _Scores(NamedTuple):
+    """Per image: without and with search, J [N] and squared error [N]; upright, J [N] both ways; the alignment."""
+
+    no_search: dict[str, Any]
+    search: dict[str, Any]
+    upright: dict[str, Any]
+    found: Alignment
+
+
+def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Params | None = None) -> Results:
+    """Measures a trained model on the test images, and a plain VAE beside it.
+
+    Args:
+      params: the model, trained with search.
+      data: what it was trained on; its test images are used, and the same images upright.
+      settings: sizes of the measurements; more than there are test images means all of them.
+      baseline: a plain VAE (trained without search) to compare with; None for no comparison.
+
+    Returns:
+      `Results`.
+
+    Raises:
+      ValueError: if a model does not fit the data.
+    """
+    data = dataclasses.replace(data, n_train=1)
+    splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")
+    grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
+    inputs = Inputs(
+        test=splits.test,
+        upright=load(upright).test.images,
+        grey=grey,
+        transform=data.transform,
+        binarize=data.binarize,
+        seed=data.seed,
+        class_names=splits.class_names,
+    )
+    return measure(params, inputs, settings, baseline=baseline)
+
+
+def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
+    """`evaluate` on given examples."""
+    start, test = time.perf_counter(), inputs.test
+    params, baseline = replicate((params, baseline))
+    models = {"avae": params} | ({} if baseline is None else {"plain_vae": baseline})
+    scores = {name: _score(model, inputs, settings.draws, NAMES[name]) for name, model in models.items()}
+    found = scores["avae"].found
+    rotations = metrics.net_rotation(params.model.transform, found.alpha, test.poses, inputs.transform)
+    key = jax.random.key(inputs.seed)
+    curve, curves = loss_curves(models, inputs.grey, NAMES, settings.curve_step, inputs.binarize, key)
+    numbers = {
+        "n_test": len(test.images),
+        "draws": settings.draws,
+        "bound": comparison.bounds(models, test.images, settings),
+        "gain": comparison.gain(
+            {name: (score.no_search["sampled"], score.search["sampled"]) for name, score in scores.items()},
+            same_size=baseline is not None and baseline.model.networks == params.model.networks,
+        ),
+        "loss": {name: _loss_numbers(score) for name, score in scores.items()},
+        "search": _search_quality(params, test.images, found, settings),
+        "curve": curve,
+        "orientation": _orientation(rotations, test.labels, inputs.class_names),
+        "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels) if inputs.class_names else None},
+        "speed": _speed(params, test.images),
+    }
+    numbers["seconds"] = time.perf_counter() - start
+    return Results(numbers, curves, rotations, test.labels, _pictures(test, found, baseline))
+
+
+def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
+    """Losses of every test image, with the same random numbers for every model."""
+
+    def score(x: Array, upright: Array, index: Array) -> _Scores:
+        key = jax.random.fold_in(jax.random.key(0), int(index[0]))
+        found = align(params, x)
+        plain = {
+            "sampled": sampled_loss(params, x, None, key, draws),
+            "at_mean": plain_loss(params, x),
+            "squared_error": squared_error(x, plain_reconstruction(params, x)),
+        }
+        searched = {
+            "sampled": sampled_loss(params, x, found.alpha, key, draws),
+            "at_mean": found.loss,
+            "squared_error": squared_error(x, found.reconstruction),
+        }
+        return _Scores(
+            plain, searched, {"no_search": plain_loss(params, upright), "search": align(params, upright).loss}, found
+        )
+
+    images = inputs.test.images
+    return over_batches(score, (images, inputs.upright, np.arange(len(images))), f"{name}, test images")
+
+
+def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
+    """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
+    images = images[: settings.n_exhaustive]
+    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_steps=10)
+    losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
+    default = found.loss[: len(images)]
+    return {
+        "n_images": len(images),
+        "n_angles": len(params.model.transform.starts(settings.n_angles)),
+        "default": mean_and_error(default),
+        "exhaustive": mean_and_error(losses),
+        "gap": mean_and_error(default - losses),
+        "not_finite": int(np.sum(~np.asarray(found.info.finite))),
+    }
+
+
+def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """How well the net orientations of each class agree, if there are any; modulo 180 degrees in the plane only."""
+    if not names:
+        unknown = dict.fromkeys(("mean_resultant", "error", "error_modulo_180"))
+        return {"dimension": rotations.shape[-1], "classes": {}} | unknown
+    resultants = metrics.class_resultants(rotations, labels)
+    errors = metrics.rotation_errors(rotations, labels)
+    folded = metrics.rotation_errors(rotations, labels, fold=2) if rotations.shape[-1] == 2 else None
+    classes = {
+        str(label): {
+            "name": names[label],
+            "count": int(np.sum(labels == label)),
+            "resultant": resultant,
+            "median_error": float(np.median(errors[labels == label])),
+            "median_error_modulo_180": None if folded is None else float(np.median(folded[labels == label])),
+        }
+        for label, resultant in resultants.items()
+    }
+    return {
+        "dimension": rotations.shape[-1],
+        "mean_resultant": statistics.fmean(resultants.values()),
+        "error": metrics.summarise_errors(errors),
+        "error_modulo_180": None if folded is None else metrics.summarise_errors(folded),
+        "classes": classes,
+    }
+
+
+def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
+    """Images per second of one plain pass and of `align`: compiled before, median of three."""
+    n, each = min(at_once(images.shape[1:], SPEED_BATCH), len(images)), count()
+    x = take(images, np.arange(math.ceil(n / each) * each) % len(images))
+    calls = {"encode_decode": lambda: plain_loss(params, x), "align": lambda: align(params, x).loss}
+    speed: dict[str, Any] = {"batch": len(x)}
+    for name, call in calls.items():
+        jax.block_until_ready(call())
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds.append(time.perf_counter() - start)
+        speed[name] = len(x) / statistics.median(seconds)
+    return speed | {"forwards_per_align": speed["encode_decode"] / speed["align"]}
+
+
+def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pictures:
+    """The first example of each class, at least eight and at most twelve examples in all."""
+    _, first = np.unique(test.labels, return_index=True)
+    others = np.setdiff1d(np.arange(len(test.labels)), first)
+    first = np.concatenate([first, others])[: np.clip(len(first), 8, 12)]
+    images = test.images[first]
+    plain = None if baseline is None else np.asarray(plain_reconstruction(baseline, jnp.asarray(images)))
+    canonical, reconstruction, matrix = (
+        np.asarray(array)[first] for array in (found.canonical, found.reconstruction, found.matrix)
+    )
+    return Pictures(images, canonical, reconstruction, matrix, plain)
+
+
+def _loss_numbers(scores: _Scores) -> dict[str, Any]:
+    """Means over images; and how far the loss of a posed image lies above that of the same image upright, searched."""
+    means = {
+        way: {key: mean_and_error(values) for key, values in getattr(scores, way).items()}
+        for way in _Scores._fields[:3]
+    }
+    floor = scores.upright["search"]
+    excess = {way: mean_and_error(getattr(scores, way)["at_mean"] - floor) for way in ("no_search", "search")}
+    plain, searched = excess["no_search"]["mean"], excess["search"]["mean"]
+    return means | {"excess": excess | {"ratio": searched / plain if plain > 0 else None}}

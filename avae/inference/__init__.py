@@ -1,0 +1,1 @@
+"""log p(x) and p(alpha | x): proposals, importance weights, bounds, posterior."""

@@ -1,0 +1,217 @@
+"""What bounds and posteriors are made of: weighted draws of pose and latent for one example, and their sums."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+
+from avae.align import starting_poses
+from avae.inference.latent_proposal import (
+    Proposal,
+    draw_latent,
+    encoder_log_density,
+    given_pose,
+    latent_log_density,
+    refine_jointly,
+)
+from avae.inference.pose_proposal import Modes, around_modes, draw, find_modes, log_density
+from avae.model import Params
+from avae.networks.vae import Posterior
+from avae.objective import latent, pose_loss
+from avae.settings import Search
+from avae.transforms import Transform
+
+PRIOR = 0.1  # weight of the prior in the proposal of B4: no pose has less than a tenth of its prior density
+CHUNK = 8  # draws computed together
+
+
+class Bound(NamedTuple):
+    """A lower bound on log p(x) for each image, in nats; each [B].
+
+    Attributes:
+      value: the estimate; its expectation lies below log p(x).
+      standard_error: of `value`, by the delta method; infinite where no draw has any weight.
+      effective_samples: (sum w)^2 / sum w^2 of the importance weights: few mean that the bound is loose and its
+        standard error too small.
+    """
+
+    value: Array
+    standard_error: Array
+    effective_samples: Array
+
+
+class Problem(NamedTuple):
+    """One example with the model that is to explain it, and how much work that may take."""
+
+    params: Params
+    x: Array
+    transform: Transform
+    settings: Search
+    n_samples: int
+    n_modes: int
+
+    def modes(self, n: int) -> Modes:
+        """The `n` best modes of J."""
+        family, settings = self.transform, self.settings
+        loss_fn = pose_loss(self.params, family)
+        starts = starting_poses(loss_fn, self.x, family, None, settings)
+        return find_modes(loss_fn, self.x, starts, family, settings, n)
+
+    def proposal(self) -> tuple[Modes, Proposal]:
+        """The best modes of pose and latent together, and the proposal of B4 around them."""
+        modes, latents = refine_jointly(self.params, self.x, self.modes(self.n_modes), self.transform)
+        return modes, Proposal(around_modes(modes, PRIOR, self.transform), latents)
+
+    def weigh(self, key: Array, pose: Callable[[Array], Array], price: Callable[[Array], Any] | None = None) -> Array:
+        """Log weights [n_samples] of draws (alpha, z), alpha by `pose(key)`; `price` is log p(alpha)/q(alpha)."""
+
+        def one(key: Array) -> Array:
+            pose_key, latent_key = jax.random.split(key)
+            alpha = pose(pose_key)
+            return self.log_weight(alpha, latent_key) + (0.0 if price is None else price(alpha))
+
+        return lax.map(one, jax.random.split(key, self.n_samples), batch_size=CHUNK)
+
+    def weigh_poses(self, key: Array, poses: Array, proposal: Proposal | None = None) -> Array:
+        """Log weights [K, n_samples] of draws of z at each of `poses` [K, size]."""
+        keys = jax.random.split(key, (len(poses), self.n_samples))
+
+        def at(pair: tuple[Array, Array]) -> Array:
+            alpha, keys = pair
+            return lax.map(lambda key: self.log_weight(alpha, key, proposal), keys, batch_size=CHUNK)
+
+        return lax.map(at, (poses, keys))
+
+    def price(self, q: Any) -> Callable[[Array], Array]:
+        """The function alpha -> log p(alpha) - log q(alpha)."""
+        return lambda alpha: self.transform.log_prior(alpha) - log_density(q, self.transform, alpha)
+
+    def encoder(self, alpha: Array) -> Posterior:
+        """q(z | x, alpha): what the encoder says of x at a pose [size]."""
+        model = self.params.model
+        return model.encode(self.params.weights, model.to_canonical(self.x, self.transform, alpha))
+
+    def log_joint(self, alpha: Array, z: Array) -> Array:
+        """Log p(x, z | alpha) for a pose [size] and a latent [n]."""
+        model, weights = self.params.model, self.params.weights
+        mean = model.from_canonical(model.decode(weights, z), self.transform, alpha, self.x.shape[:-1])
+        prior = -0.5 * jnp.sum(z**2 + math.log(2 * math.pi))
+        return model.likelihood.log_prob(weights, self.x, mean) + prior
+
+    def log_weight(self, alpha: Array, key: Array, proposal: Proposal | None = None) -> Array:
+        """Log p(x, z | alpha) - log q(z | x, alpha) for one z drawn from q, docs/theory.md (3); -inf for NaN.
+
+        With a `proposal`, of z drawn from r instead (3b). The exponential has the mean p(x | alpha) in both; the
+        analytic KL, or z at the posterior mean, would give it another.
+        """
+        encoder = self.encoder(alpha)
+        if proposal is None:
+            z = latent(encoder, key)
+            density = encoder_log_density(encoder, z)
+        else:
+            law = given_pose(proposal, alpha, encoder, self.transform)
+            z = draw_latent(law, key)
+            density = latent_log_density(law, z)
+        log_weight = self.log_joint(alpha, z) - density
+        return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
+
+
+def weighted_poses(problem: Problem, near: Proposal, key: Array) -> tuple[Array, Array, Array]:
+    """Poses [M, size] from a proposal, their log weights, and log densities under it, both [M].
+
+    M is `n_samples`; the elements of a finite family are drawn equally often instead, each at least once.
+    """
+    family, n = problem.transform, problem.n_samples
+    pose_key, latent_key = jax.random.split(key)
+    if family.dof == 0:
+        count = len(family.lattice)
+        poses = jnp.tile(family.lattice, (math.ceil(n / count), 1))
+        density = jnp.full(len(poses), -math.log(count))
+    else:
+        poses = jax.vmap(lambda key: draw(near.poses, family, key))(jax.random.split(pose_key, n))
+        density = jax.vmap(lambda alpha: log_density(near.poses, family, alpha))(poses)
+    keys = jax.random.split(latent_key, len(poses))
+    evidence = lax.map(lambda pair: problem.log_weight(pair[0], pair[1], near), (poses, keys), batch_size=CHUNK)
+    return poses, evidence + jax.vmap(family.log_prior)(poses) - density, density
+
+
+def log_mean(log_weights: Array) -> Bound:
+    """Log of the mean weight, over strata [K, n] of equal probability; docs/theory.md (11)."""
+    highest = jnp.max(log_weights)
+    weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(highest), highest, 0.0))
+    mean = weights.mean()
+    error = jnp.sqrt(weights.var(axis=1, ddof=1).mean() / weights.size) / mean
+    value = highest + jnp.log(mean)
+    return Bound(value, jnp.where(mean > 0, error, jnp.inf), effective_samples(log_weights))
+
+
+def effective_samples(log_weights: Array) -> Array:
+    """(sum w)^2 / sum w^2 (Kong 1992): so many equal weights would do as well; 0 if none is positive."""
+    highest = jnp.max(log_weights)
+    weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(highest), highest, 0.0))
+    return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
+
+
+def check_model(params: Params, transform: Transform | None) -> Transform:
+    """The family, if the model with it has a likelihood.
+
+    Raises:
+      ValueError: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
+        is not normalised.
+    """
+    family: Any = transform or params.model.transform
+    if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
+        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
+    for path, leaf in jax.tree.leaves_with_path(params.weights):
+        if not isinstance(leaf, Tracer) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
+    log_prior = family.log_prior(family.identity)
+    if not isinstance(log_prior, Tracer) and not np.isfinite(np.asarray(log_prior)):
+        raise ValueError(
+            f"transform: expected a family with a proper prior, got log density {log_prior} from {family!r}"
+        )
+    check_likelihood(params)
+    return family
+
+
+def check_likelihood(params: Params) -> None:
+    """Raises ValueError if the likelihood of one pixel neither sums to one over levels nor integrates to one."""
+    likelihood = params.model.likelihood
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
+        return
+    if not callable(getattr(likelihood, "log_prob", None)):
+        raise ValueError(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
+    mean = jnp.full((1, 1, 1), 0.5)
+
+    def mass(x: np.ndarray, cell: np.ndarray | float) -> float:
+        pixels = jnp.asarray(x, jnp.float32)[:, None, None, None]
+        log_prob = jax.vmap(lambda x: likelihood.log_prob(params.weights, x, mean))(pixels)
+        return float(np.sum(np.exp(np.asarray(log_prob, np.float64)) * cell))
+
+    side = np.exp(np.linspace(-18, 9, 2701))  # fine near the mean, whatever the likelihood's width
+    line = mass(np.concatenate([0.5 - side, 0.5 + side]), 0.01 * np.tile(side, 2))
+    masses = (mass(np.arange(2.0), 1.0), mass(np.arange(256) / 255, 1.0), line)
+    if not any(abs(total - 1) < 0.02 for total in masses):
+        raise ValueError(
+            "likelihood: expected one whose probabilities add up to 1, such as avae.Gaussian(scale=...), got "
+            f"{likelihood!r}, which adds up to {masses[0]:.4g} over 0 and 1 and to {line:.4g} over all pixel values; a "
+            "squared error is a likelihood only with its variance and its constant"
+        )
+
+
+def check_modes(n_modes: int | None, settings: Search, family: Transform) -> int:
+    """How many modes are searched.
+
+    Raises:
+      ValueError: if there are fewer starts.
+    """
+    n_starts = len(family.lattice) if family.dof == 0 or settings.starts == "lattice" else settings.n_starts
+    wanted = min(n_starts, max(4, settings.top_k)) if n_modes is None else n_modes
+    if not 1 <= wanted <= n_starts:
+        raise ValueError(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
+    return wanted

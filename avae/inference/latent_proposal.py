@@ -1,0 +1,171 @@
+"""Pose and latent together: the normal law that their posterior has near a mode, and from it the law of z given a pose.
+
+    E(alpha, z) = -log p(x | tau_alpha^-1 dec(z)) + |z|^2 / 2
+
+is minimised over both, from a mode of J and the encoder's mean there, by the Gauss-Newton steps of the search
+(semi-amortised inference, Kim et al. 2018). docs/theory.md, equations (3a) and (3b); all for one example.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.linalg import solve_triangular
+
+from avae.align import comparable
+from avae.inference.pose_proposal import Mixture, Modes, distinct_modes, log_parts, width
+from avae.model import Params
+from avae.networks.vae import Posterior
+from avae.objective import predict
+from avae.settings import Search
+from avae.solvers import CompositeLoss, gauss_newton
+from avae.transforms import Transform
+
+STEPS = Search(n_steps=5)  # on pose and latent together
+ENCODER = 0.1  # weight of the encoder's law beside the modes': no z has less than a tenth of its density there
+WIDER = 1.1  # standard deviations of z over those of the curvature
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A pose with a latent of `n_latent` numbers, as a space that solvers move in; its points are (alpha, z)."""
+
+    transform: Transform
+    n_latent: int
+
+    @property
+    def dof(self) -> int:
+        """Those of the pose, then those of the latent."""
+        return self.transform.dof + self.n_latent
+
+    def retract(self, point: tuple[Array, Array], step: Array) -> tuple[Array, Array]:
+        """The pose along its tangent step, the latent along a straight line."""
+        alpha, z = point
+        return self.transform.retract(alpha, step[: self.transform.dof]), z + step[self.transform.dof :]
+
+    def project(self, point: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Only poses have a range."""
+        return self.transform.project(point[0]), point[1]
+
+
+class Latents(NamedTuple):
+    """For each of K modes, the normal law of z given a pose one step v away: z = mean + slope v + root noise.
+
+    Attributes:
+      mean: z at the modes [K, n].
+      slope: how it follows the pose [K, n, dof].
+      root: of the covariance [K, n, n].
+      whiten: the inverse of `root` [K, n, n].
+    """
+
+    mean: Array
+    slope: Array
+    root: Array
+    whiten: Array
+
+
+class Proposal(NamedTuple):
+    """The mixture from which poses are drawn, and the law of z near each of its centres."""
+
+    poses: Mixture
+    latents: Latents
+
+
+class Conditional(NamedTuple):
+    """r(z | alpha) at one pose: K normals and the encoder's law.
+
+    Attributes:
+      mean: of the normals [K, n].
+      root: of their covariances [K, n, n].
+      whiten: the inverse of `root` [K, n, n].
+      encoder: the encoder's law at this pose, the last component.
+      log_weight: of the components, they sum to one [K + 1].
+    """
+
+    mean: Array
+    root: Array
+    whiten: Array
+    encoder: Posterior
+    log_weight: Array
+
+
+def joint_loss(params: Params, transform: Transform) -> CompositeLoss:
+    """E(alpha, z) of points (alpha, z), split so that Gauss-Newton can use it."""
+    model, weights = params.model, params.weights
+
+    def posed(x: Array, point: Any) -> tuple[Array, Array]:
+        alpha, z = point
+        return model.from_canonical(model.decode(weights, z), transform, alpha, x.shape[:-1]), z
+
+    return CompositeLoss(
+        predict=posed,
+        score=lambda x, u: 0.5 * jnp.sum(u[1] ** 2) - model.likelihood.log_prob(weights, x, u[0]),
+        curvature=lambda x, u: (model.likelihood.fisher(weights, u[0]), jnp.ones_like(u[1])),
+    )
+
+
+def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform) -> tuple[Modes, Latents]:
+    """Modes of pose and latent together, from those of J; best first, with the law of z near each.
+
+    Their `loss` is E with z integrated out by Laplace's method, -log p(x | alpha) up to one constant; their covariance
+    is that of the pose, whatever z.
+    """
+    loss, dof = joint_loss(params, transform), transform.dof
+
+    def improve(alpha: Array) -> tuple[Array, Array, Array, Latents]:
+        mu = predict(params, x, transform, alpha).mu
+        space: Any = Pair(transform, len(mu))
+        start: Any = (alpha, mu)
+        found = gauss_newton(loss, x, start, space, STEPS)
+        assert found.hessian is not None
+        hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof))
+        own, cross, of_z = hessian[:dof, :dof], hessian[dof:, :dof], hessian[dof:, dof:]
+        whiten = jnp.linalg.cholesky(of_z).T  # of_z is at least the identity, the prior's
+        root = solve_triangular(whiten, jnp.eye(len(mu)))
+        slope = -root @ (root.T @ cross)
+        level = found.loss + jnp.sum(jnp.log(jnp.diag(whiten)))
+        covariance = width(own + cross.T @ slope, transform)
+        return found.alpha[0], comparable(level), covariance, Latents(found.alpha[1], slope, root, whiten)
+
+    refined = lax.map(improve, modes.alpha)
+    order = jnp.argsort(refined[1])
+    alpha, level, covariance, latents = jax.tree.map(lambda part: part[order], refined)
+    return Modes(alpha, level, covariance, distinct_modes(alpha, covariance, transform)), latents
+
+
+def given_pose(proposal: Proposal, alpha: Array, encoder: Posterior, transform: Transform) -> Conditional:
+    """r(z | alpha), docs/theory.md (3b), at a pose [size]: a law has its mode's share of the density of poses."""
+    poses, latents = proposal
+    steps = jax.vmap(lambda centre: transform.step(centre, alpha))(poses.centre)
+    share = jax.nn.log_softmax(log_parts(poses, transform, alpha))
+    near = share[:-1] + math.log1p(-ENCODER)
+    elsewhere = jnp.logaddexp(share[-1], jax.nn.logsumexp(share[:-1]) + math.log(ENCODER))
+    mean = latents.mean + jnp.einsum("knd,kd->kn", latents.slope, steps)
+    return Conditional(mean, WIDER * latents.root, latents.whiten / WIDER, encoder, jnp.append(near, elsewhere))
+
+
+def draw_latent(law: Conditional, key: Array) -> Array:
+    """One z [n]."""
+    which, noise_key = jax.random.split(key)
+    k, last = jax.random.categorical(which, law.log_weight), len(law.mean)
+    noise = jax.random.normal(noise_key, law.encoder.mu.shape)
+    near = jnp.minimum(k, last - 1)
+    encoded = law.encoder.mu + jnp.exp(0.5 * law.encoder.logvar) * noise
+    return jnp.where(k == last, encoded, law.mean[near] + law.root[near] @ noise)
+
+
+def latent_log_density(law: Conditional, z: Array) -> Array:
+    """Log density of the whole mixture at z [n], whichever component drew it."""
+    white = jnp.einsum("kij,kj->ki", law.whiten, z[None] - law.mean)
+    log_det = jnp.log(jnp.diagonal(law.whiten, axis1=1, axis2=2)).sum(axis=1)
+    normals = log_det - 0.5 * jnp.sum(white**2 + math.log(2 * math.pi), axis=1)
+    return jax.nn.logsumexp(law.log_weight + jnp.append(normals, encoder_log_density(law.encoder, z)))
+
+
+def encoder_log_density(encoder: Posterior, z: Array) -> Array:
+    """Log q(z | x, alpha), a normal law with a diagonal covariance."""
+    square = (z - encoder.mu) ** 2 * jnp.exp(-encoder.logvar)
+    return -0.5 * jnp.sum(square + encoder.logvar + math.log(2 * math.pi))

@@ -1,0 +1,1 @@
+"""The machine: devices, parts of a batch, progress."""

@@ -1,0 +1,167 @@
+"""The outer loop's step: search the pose of every image, hold it, step the weights. Pure; the loop is in train.py.
+
+At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with respect to the weights is that of J at
+the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from avae.align import search_batch
+from avae.config import Experiment, Train
+from avae.data.dataset import factors, repose
+from avae.model import Params, init
+from avae.networks.pose_network import proposal_loss
+from avae.networks.precision import in_precision
+from avae.objective import Terms, batch_terms, pose_loss
+from avae.settings import Search
+
+N_BESIDE = 4  # starts of a search from memory: the remembered pose and fresh ones beside it
+
+
+class TrainState(struct.PyTreeNode):
+    """All that changes while training: the step, the parameters, the optimizer's moments.
+
+    And where the experiment asks for them, the average of the weights, and the last pose of each image [n_train, size].
+    """
+
+    step: Array
+    params: Params
+    opt_state: Any
+    average: Any = None
+    poses: Array | None = None
+
+
+def steps_per_run(train: Train, n_train: int) -> int:
+    """Steps in a run: `epochs` times the training images, in batches; whole updates, where each takes several."""
+    updates = train.epochs * n_train // (train.batch_size * train.accumulate)
+    return max(1, updates) * train.accumulate
+
+
+def schedule(experiment: Experiment) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then cosine decay to a hundredth of the peak."""
+    train, steps = experiment.train, steps_per_run(experiment.train, experiment.data.n_train)
+    warmup = min(train.warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else train.learning_rate, train.learning_rate, warmup, steps, train.learning_rate / 100
+    )
+
+
+def optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    """Adam with clipped gradients and the experiment's schedule, on the mean gradient of `accumulate` steps."""
+    train, rate = experiment.train, schedule(experiment)
+    if train.accumulate == 1:
+        return optax.chain(optax.clip_by_global_norm(train.clip_norm), optax.adam(rate))
+    adam = optax.adam(lambda update: rate(update * train.accumulate))
+    chain = optax.chain(optax.clip_by_global_norm(train.clip_norm), adam)
+    return optax.MultiSteps(chain, train.accumulate).gradient_transformation()
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step."""
+    params, train = init(jax.random.key(experiment.train.seed), experiment.model), experiment.train
+    average = optax.ema(train.average).init(params.weights) if train.average else None
+    transform, poses = experiment.model.transform, None
+    if train.search_every > 1:
+        poses = jnp.tile(transform.identity, (experiment.data.n_train, 1))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights), average, poses)
+
+
+def trained(state: TrainState, experiment: Experiment) -> Params:
+    """What a run gives: the running average of the weights where one is kept, else the weights."""
+    if state.average is None or int(state.step) == 0:
+        return state.params
+    weights = optax.tree.bias_correction(state.average.ema, experiment.train.average, state.average.count)
+    return state.params.replace(weights=weights)
+
+
+@functools.partial(jax.jit, static_argnames=("experiment", "shards"), donate_argnames="state")
+def train_step(
+    state: TrainState, images: Array, experiment: Experiment, shards: int = 1, index: Array | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step on a batch of images [B, H, W, C], split over `shards` devices.
+
+    `index` [B] says which of the training images they are; it is needed where their poses are remembered
+    (`Train.search_every`). Every draw comes from the seed and the step number, so a run can be resumed, or repeated,
+    bit for bit.
+
+    Returns:
+      The new state, and scalars: the terms of J in nats per image, what the search gained over the identity, the
+      gradient's norm and the learning rate.
+    """
+    key = jax.random.fold_in(jax.random.key(experiment.train.seed), state.step)
+    pose_key, start_key, latent_key = jax.random.split(key, 3)
+    guess_key = jax.random.fold_in(key, 3)
+    if experiment.data.pose == "fresh":
+        poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
+        stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
+        images = repose(images, poses, experiment.data.transform, stretches)
+
+    params = in_precision(state.params, experiment.train.precision)
+    alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
+    poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
+
+    canonical = None
+    if params.model.pose_network is not None:
+        model = params.model
+        canonical = jax.vmap(model.to_canonical, in_axes=(0, None, 0))(images, model.transform, alpha)
+
+    def loss(weights: Any) -> tuple[Array, Terms]:
+        current = params.replace(weights=weights)
+        terms = batch_terms(current, images, alpha, latent_key)
+        guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
+        return jnp.mean(terms.weighted(experiment.train.beta)) + guess, jax.tree.map(jnp.mean, terms)
+
+    gradient, terms = jax.grad(loss, has_aux=True)(state.params.weights)
+    update, opt_state = optimizer(experiment).update(gradient, state.opt_state)
+    weights = optax.apply_updates(state.params.weights, update)
+    average = state.average
+    if average is not None:
+        _, average = optax.ema(experiment.train.average).update(weights, average)
+    metrics |= {
+        "loss": terms.total,
+        "reconstruction": terms.reconstruction,
+        "kl": terms.kl,
+        "gradient_norm": optax.tree.norm(gradient),
+        "learning_rate": jnp.asarray(schedule(experiment)(state.step)),
+    }
+    return TrainState(state.step + 1, state.params.replace(weights=weights), opt_state, average, poses), metrics
+
+
+def _search_poses(
+    state: TrainState, images: Array, key: Array, experiment: Experiment, shards: int, index: Array | None
+) -> tuple[Array | None, dict[str, Array]]:
+    """alpha* of each image, held fixed; None for a plain VAE."""
+    settings, transform = experiment.train.search, experiment.model.transform
+    if settings is None:
+        return None, {}
+    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=experiment.train.beta)
+
+    def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
+        found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)
+        return found.alpha, jnp.mean(found.info.identity_loss - found.loss)
+
+    if state.poses is None:
+        alpha, gain = search(settings)
+    else:
+        epoch = state.step * images.shape[0] // experiment.data.n_train
+        alpha, gain = jax.lax.cond(
+            epoch % experiment.train.search_every == 0,
+            lambda _: search(settings),
+            lambda first: search(from_memory(settings), first),
+            state.poses[index],
+        )
+    return jax.lax.stop_gradient(alpha), {"search_gain": gain}
+
+
+def from_memory(settings: Search) -> Search:
+    """The search from a remembered pose: few starts beside it, drawn anew, and one step from the best."""
+    few = {"n_starts": N_BESIDE, "starts": "stratified", "top_k": 1, "n_local": 0}
+    return dataclasses.replace(settings, **few, n_steps=min(settings.n_steps, 1))

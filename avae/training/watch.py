@@ -1,0 +1,108 @@
+"""Eyes on a run: every step is seen to be finite; a line per interval says how fast it goes and what it waits for."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from avae.config import Train
+from avae.runtime.progress import Progress, Writer
+
+
+class Watch:
+    """Checks that each step is finite, one step late so that the device never waits, and reports on the way."""
+
+    def __init__(self, train: Train, workdir: pathlib.Path, writer: Writer, first: int, total: int) -> None:
+        self.workdir, self.first, self.total = workdir, first, total
+        self._train, self._writer = train, writer
+        title = f"{'AVAE' if train.search else 'plain VAE'} in {workdir}"
+        self._progress = Progress(title, total, done=first, every=train.log_every)
+        self._progress.say("compiling the first step" if first == 0 else f"resuming after step {first}")
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._losses: list[float] = []
+        self._compiling: float | None = None
+        self._begin(first)
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self._progress.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Times what is done inside, the making of a batch; if the device was ready before it, the device waited."""
+        start = time.monotonic()
+        yield
+        self._read = time.monotonic()
+        self._data += self._read - start
+        if self._pending is not None and self._pending[1]["loss"].is_ready():
+            self._idle += self._read - start
+
+    def see(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes in the metrics of `step`, still being computed, and looks at those of the step before."""
+        if step == self.first:  # a call returns as soon as the step is compiled
+            self._compiling = time.monotonic() - self._read
+            self._progress.say(f"compiled the first step in {self._compiling:.1f} s")
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Looks at the metrics taken in last: waits for them, checks, counts and logs them.
+
+        Raises:
+          FloatingPointError: if one of them is not finite; says which, and at which step.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"step {step + 1}: {' and '.join(bad)} not finite; the last good checkpoint in {self.workdir} is kept "
+                "(try a lower train.learning_rate or train.clip_norm)"
+            )
+        self._losses.append(values["loss"])
+        done, note = step + 1, f"J {values['loss']:.2f} nats"
+        if done % self._train.log_every == 0 or done == self.total:
+            rates = self._rates(done)
+            self._writer.scalars(done, values | rates)
+            note += ", " + _shown(rates)
+            self._begin(done)
+        elif done == self.first + 1:
+            self._begin(done)  # compilation does not count
+        self._progress.advance(note=note)
+
+    def mean_loss(self) -> float:
+        """Mean training loss of the steps settled since this was last asked for; infinity if there are none."""
+        losses, self._losses = self._losses, []
+        return float(np.mean(losses)) if losses else float("inf")
+
+    def _begin(self, done: int) -> None:
+        """An interval begins after `done` steps."""
+        self._since, self._clock, self._data, self._idle = done, time.monotonic(), 0.0, 0.0
+
+    def _rates(self, done: int) -> dict[str, float]:
+        """What an interval is logged with besides the metrics of its last step."""
+        seconds = time.monotonic() - self._clock
+        rates = {
+            "images_per_second": (done - self._since) * self._train.batch_size / seconds,
+            "data_share": self._data / seconds,
+            "idle_share": self._idle / seconds,
+            "cpu_seconds": time.process_time(),
+        }
+        if self._compiling is not None:
+            rates["compile_seconds"], self._compiling = self._compiling, None
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return rates | ({} if memory is None else {"device_memory": float(memory)})
+
+
+def _shown(rates: Mapping[str, float]) -> str:
+    """The rates for people."""
+    shown = f"{rates['images_per_second']:,.0f} images/s, {rates['data_share']:.1%} of the time in data"
+    return shown + (f", {rates['device_memory'] / 2**30:.1f} GiB at most" if "device_memory" in rates else "")

@@ -1,0 +1,161 @@
+"""The hand-written sampler: pull an image or a volume through an affine map.
+
+A `matrix` [d, d+1] is a *pull map*: it takes an output position to the input position to read,
+
+    out(p) = x(A p + t),    matrix = [A | t]
+
+in normalised coordinates: the origin is the centre of the frame, one unit is half its *shorter* side on
+every axis (so that a rotation never shears), and the order is x, y(, z) although arrays are stored
+[(D,) H, W, C]. Values between pixels are interpolated linearly, outside the frame they are zero. On square
+images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False` and zero padding.
+
+             -1    x    +1
+           -1 +---------+
+              |  p ---> A p + t
+            y |    (read here, write at p)
+           +1 +---------+
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from avae.runtime.devices import local
+
+MARGIN = 2  # pixels of zeros all round: as many as one position reads along an axis
+
+
+def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
+    """Pulls images through affine maps: `out(p) = x(A p + t)`, zeros outside.
+
+    Args:
+      x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
+      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. Mirror images, which
+        no family of `avae.transforms` has, are allowed.
+
+    Returns:
+      The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
+      a position falls exactly on a pixel the derivative is the right-hand one.
+
+    Raises:
+      ValueError: if the ranks of `x` and `matrix` do not belong together, or a matrix is not finite or singular; its
+        values cannot be checked under a trace.
+    """
+    x, matrix = jnp.asarray(x), jnp.asarray(matrix)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"warp expects floating-point images, got dtype {x.dtype}; convert with x.astype('float32')")
+    rows = matrix.shape[-2] if matrix.ndim in (2, 3) else 0
+    if rows not in (2, 3) or matrix.shape[-1] != rows + 1:
+        raise ValueError(f"warp expects a matrix [2, 3] or [3, 4], or one per image, got shape {matrix.shape}")
+    batched = x.ndim == rows + 2
+    if x.ndim not in (rows + 1, rows + 2) or (matrix.ndim == 3 and not batched):
+        raise ValueError(
+            f"warp with matrix {matrix.shape} expects x of rank {rows + 1} (one example, channels last) or "
+            f"{rows + 2} (a batch), got shape {x.shape}"
+        )
+    if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
+        raise ValueError(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
+    if not isinstance(matrix, Tracer):
+        _check_matrices(local(matrix).astype(np.float64).reshape(-1, rows, rows + 1))
+    if not batched:
+        return warp_one(x, matrix)
+    return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
+
+
+def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None, *, on_grid: bool = False) -> Array:
+    """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`.
+
+    The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
+    `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
+    The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
+    pixels, where the identity sits.
+    """
+    *space, channels = x.shape
+    pixels = jnp.pad(x, [(MARGIN, MARGIN)] * len(space) + [(0, 0)])  # zeros to read where a position falls outside
+    strides = [math.prod(pixels.shape[axis + 1 : -1]) for axis in range(len(space))]
+    pixels = pixels.reshape(-1, channels)
+    positions = _positions(matrix, space, out or space)
+    cells = [jnp.round(position) if on_grid else jnp.floor(position) for position in positions]
+    fractions = [(position - cell)[..., None] for position, cell in zip(positions, cells, strict=True)]
+
+    def between(axis: int, index: Array) -> Array:
+        """The pixels at `index`, interpolated along `axis` and those after it with weights 1 - f and f."""
+        if on_grid or axis == len(space):
+            return pixels.at[index].get(mode="promise_in_bounds")
+        f = fractions[axis]
+        return between(axis + 1, index) * (1 - f) + between(axis + 1, index + strides[axis]) * f
+
+    return between(0, _index(cells, space, strides)).astype(x.dtype)
+
+
+def invert(matrix: Array) -> Array:
+    """The inverse of one pull map [d, d+1], by cofactors (d = 2 or 3): no factorisation inside hot loops."""
+    linear, shift = matrix[:, :-1], matrix[:, -1]
+    if linear.shape[0] == 2:
+        (a, b), (c, d) = linear
+        cofactors, determinant = jnp.array([[d, -b], [-c, a]]), a * d - b * c
+    else:
+        u, v, w = linear
+        cofactors = jnp.stack([jnp.cross(v, w), jnp.cross(w, u), jnp.cross(u, v)], axis=1)
+        determinant = u @ cofactors[:, 0]
+    inverse = cofactors / determinant
+    return jnp.concatenate([inverse, -(inverse @ shift)[:, None]], axis=1)
+
+
+def compose(outer: Array, inner: Array) -> Array:
+    """Two pull maps in one, `outer` after `inner`: what two warps in that order pull, blurred once."""
+    linear = outer[:, :-1] @ inner[:, :-1]
+    shift = outer[:, :-1] @ inner[:, -1] + outer[:, -1]
+    return jnp.concatenate([linear, shift[:, None]], axis=1)
+
+
+def _check_matrices(matrices: np.ndarray) -> None:
+    """Raises ValueError if one of `matrices` [n, d, d+1] is not finite, or presses the frame flat."""
+    n = len(matrices)
+    finite = np.isfinite(matrices).reshape(n, -1).all(axis=1)
+    stretches = np.linalg.svd(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0), compute_uv=False)
+    for good, what in ((finite, "finite"), (stretches[:, -1] > 1e-6 * stretches[:, 0], "invertible")):
+        if not good.all():
+            bad = np.flatnonzero(~good)
+            raise ValueError(
+                f"warp expects {what} matrices, but {len(bad)} of {n} are not, first {bad[0]}: "
+                f"{matrices[bad[0]].tolist()}"
+            )
+
+
+def _positions(matrix: Array, space: Sequence[int], out: Sequence[int]) -> list[Array]:
+    """Where each pixel of a frame `out` reads in a frame `space`, in its pixels: one array [*out] per axis (z, y, x).
+
+    Worked out in pixels about the centre, where the identity is exact in floating point.
+    """
+    d = len(space)
+    sizes = space[::-1]  # x first, as in the matrix
+    unit, step = min(space) / 2, min(space) / min(out)
+    centred = [
+        ((jnp.arange(size, dtype=matrix.dtype) - (size - 1) / 2) * step).reshape(
+            [size if axis == d - 1 - i else 1 for axis in range(d)]
+        )
+        for i, size in enumerate(out[::-1])
+    ]
+    positions = [
+        sum(matrix[i, j] * centred[j] for j in range(d)) + (matrix[i, d] * unit + (sizes[i] - 1) / 2) for i in range(d)
+    ]
+    return positions[::-1]
+
+
+def _index(cells: Sequence[Array], space: Sequence[int], strides: Sequence[int]) -> Array:
+    """Where the first of the neighbours of each position is, in the flat array of an image with its margin.
+
+    A cell far outside becomes one whose pixels all lie in the margin: before the cast, so that no float overflows the
+    integer.
+    """
+    index = jnp.zeros((), jnp.int32)
+    for cell, size, stride in zip(cells, space, strides, strict=True):
+        index = index + (jnp.clip(cell, -MARGIN, size).astype(jnp.int32) + MARGIN) * stride
+    return index
