@@ -20,6 +20,7 @@ from avae.report import page as report
 from avae.report.figures import orientation_strip
 from avae.report.tables import as_text
 from avae.runtime import devices
+from avae.runtime.mistake import Mistake
 from avae.training.checkpoint import load, load_experiment
 
 
@@ -32,7 +33,7 @@ def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None,
       The path of the report.
 
     Raises:
-      ValueError: if one of the folders does not hold a run.
+      Mistake: if one of the folders does not hold a run.
     """
     workdir = pathlib.Path(workdir)
     if baseline is None and (workdir / "baseline").is_dir():
@@ -60,7 +61,7 @@ def draw_history(workdir: str | pathlib.Path) -> pathlib.Path:
     """Draws the orientations of each class at the checkpoints that a run kept into its figures/history.png.
 
     Raises:
-      ValueError: if the run has no labels, poses that are not planar, or fewer than two checkpoints.
+      Mistake: if the run has no labels, poses that are not planar, or fewer than two checkpoints.
     """
     path = pathlib.Path(workdir) / "figures" / "history.png"
     figure = orientation_strip(*history(workdir))
@@ -82,13 +83,13 @@ def join_hosts() -> None:
     """Joins the other processes, if the flags say that there are any.
 
     Raises:
-      ValueError: if the flags contradict each other, or the processes do not find each other.
+      Mistake: if the flags contradict each other, or the processes do not find each other.
     """
     given = {name: flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")}
     if flags.FLAGS.distributed:
         devices.join(**given)
     elif surplus := [f"--{name}" for name, value in given.items() if value is not None]:
-        raise ValueError(f"{', '.join(surplus)}: expected --distributed beside it")
+        raise Mistake(f"{', '.join(surplus)}: expected --distributed beside it")
 
 
 def differences(run: Experiment, baseline: Experiment) -> list[str]:

@@ -19,6 +19,7 @@ from avae.networks.vae import Bernoulli as Bernoulli
 from avae.networks.vae import Conv as Conv
 from avae.networks.vae import Gaussian as Gaussian
 from avae.objective import objective as objective
+from avae.runtime.mistake import Mistake as Mistake
 from avae.settings import PAPER as PAPER
 from avae.settings import Search as Search
 from avae.solvers import CompositeLoss as CompositeLoss

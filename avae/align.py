@@ -20,6 +20,7 @@ from avae.model import Params, check_images, check_key
 from avae.objective import pose_loss, predict
 from avae.runtime.cores import parts_at_once, side_by_side
 from avae.runtime.devices import shards_of
+from avae.runtime.mistake import Mistake
 from avae.runtime.parts import in_parts
 from avae.settings import PAPER, Search
 from avae.solvers import CompositeLoss, Refined, linearise, refine, standard_deviation
@@ -111,12 +112,12 @@ def align(
       An `Alignment`, split over devices where x is. Nothing is raised inside compiled code: see `info.finite`.
 
     Raises:
-      ValueError: if x has the wrong shape, dtype or range, the transform another dimension than the model's, or the
+      Mistake: if x has the wrong shape, dtype or range, the transform another dimension than the model's, or the
         key is none.
     """
     family: Transform = transform or params.model.transform
     if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
-        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
+        raise Mistake(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
     check_family(family)
     check_key(key)
     x, settings = check_images(x, params.model), params.model.settings(search, family)
@@ -143,26 +144,26 @@ def search(
       `Found`: the best pose seen for each example.
 
     Raises:
-      ValueError: if Gauss-Newton is asked for with a loss that has no structure, coarse scoring with one that has no
+      Mistake: if Gauss-Newton is asked for with a loss that has no structure, coarse scoring with one that has no
         `reduce`, or another precision with one that has no `cast`, or if the batch is empty.
     """
     composite = isinstance(loss_fn, CompositeLoss)
     settings = settings or (transform.search if composite else PAPER)
     if settings.solver == "gauss_newton" and not composite:
-        raise ValueError(
+        raise Mistake(
             'solver "gauss_newton" expects loss_fn to be an avae.CompositeLoss, got a plain function; use solver="adam"'
         )
     if settings.coarse > 1 and getattr(loss_fn, "reduce", None) is None:
-        raise ValueError("search.coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`")
+        raise Mistake("search.coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`")
     if settings.precision != "float32" and getattr(loss_fn, "cast", None) is None:
-        raise ValueError(
+        raise Mistake(
             f'search.precision "{settings.precision}" expects loss_fn to be an avae.CompositeLoss with `cast`'
         )
     check_family(transform)
     check_key(key)
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
-        raise ValueError(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
+        raise Mistake(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
     return _jit_search(loss_fn, x, transform, key, settings, min(shards_of(leaf) for leaf in jax.tree.leaves(x)))
 
 

@@ -16,6 +16,7 @@ from avae.data.dataset import Data
 from avae.model import Frame, Model
 from avae.networks.pose_network import PoseNetwork
 from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
+from avae.runtime.mistake import Mistake
 from avae.settings import PRECISIONS, Search
 from avae.transforms import FAMILIES, Transform
 
@@ -99,17 +100,17 @@ class Train:
             "keep_last",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
+                raise Mistake(f"train.{name}: expected at least 1, got {getattr(self, name)}")
         if self.keep_best < 0:
-            raise ValueError(f"train.keep_best: expected at least 0, got {self.keep_best}")
+            raise Mistake(f"train.keep_best: expected at least 0, got {self.keep_best}")
         if not 0 <= self.average < 1:
-            raise ValueError(f"train.average: expected a decay from 0 (none) to below 1, got {self.average}")
+            raise Mistake(f"train.average: expected a decay from 0 (none) to below 1, got {self.average}")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"train.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+            raise Mistake(f"train.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 <= self.beta < math.inf:
-            raise ValueError(f"train.beta: expected a finite weight of at least 0, got {self.beta}")
+            raise Mistake(f"train.beta: expected a finite weight of at least 0, got {self.beta}")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and self.warmup_steps >= 0):
-            raise ValueError(
+            raise Mistake(
                 "train: expected learning_rate > 0, clip_norm > 0 and warmup_steps >= 0, got "
                 f"{self.learning_rate}, {self.clip_norm} and {self.warmup_steps}"
             )
@@ -143,7 +144,7 @@ class Evaluation:
         least = {"baseline_epochs": 0, "n_bound": 0, "bound_samples": 2}
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < (low := least.get(field.name, 1)):
-                raise ValueError(f"evaluation.{field.name}: expected at least {low}, got {getattr(self, field.name)}")
+                raise Mistake(f"evaluation.{field.name}: expected at least {low}, got {getattr(self, field.name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     """The `Experiment` that a config describes.
 
     Raises:
-      ValueError: for unknown names (with a suggestion), wrong types and values out of range.
+      Mistake: for unknown names (with a suggestion), wrong types and values out of range.
     """
     given = plain(config)
     known = plain(default())
@@ -196,14 +197,12 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     for settings in (model.search, training):
         model.settings(settings)  # raises where they do not go with the images
     if training is None and model.pose_network is not None:
-        raise ValueError(
-            "pose_network.enabled: expected False where train.search.enabled is: it learns from the search"
-        )
+        raise Mistake("pose_network.enabled: expected False where train.search.enabled is: it learns from the search")
     posed = {"transform": _transform("data.transform", given["data"]["transform"])}
     data = _build(Data, "data", given["data"] | posed)
     if train["search_every"] > 1 and (training is None or data.pose == "fresh"):
         why = "train.search.enabled is False" if training is None else 'data.pose is "fresh"'
-        raise ValueError(
+        raise Mistake(
             f"train.search_every: expected 1, got {train['search_every']}: {why}, so that there is no pose to remember"
         )
     return Experiment(
@@ -271,7 +270,7 @@ def _filled(settings: Mapping[str, Any], defaults: Search) -> dict[str, Any]:
 def _merged(section: str, base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
     """`base` with `changes`, section by section."""
     if not isinstance(changes, Mapping):
-        raise ValueError(f"{section}: expected a section of settings, got {changes!r}")
+        raise Mistake(f"{section}: expected a section of settings, got {changes!r}")
     merged = dict(base)
     for key, value in changes.items():
         inner = base.get(key)
@@ -284,13 +283,13 @@ def _check_keys(section: str, given: Mapping[str, Any], known: Mapping[str, Any]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
-        raise ValueError(f"{section}: unknown setting {unknown[0]!r}{hint}")
+        raise Mistake(f"{section}: unknown setting {unknown[0]!r}{hint}")
     if missing:
-        raise ValueError(f"{section}: missing setting(s) {', '.join(missing)}")
+        raise Mistake(f"{section}: missing setting(s) {', '.join(missing)}")
     for key, value in known.items():
         if isinstance(value, Mapping):
             if not isinstance(given[key], Mapping):
-                raise ValueError(f"{section}.{key}: expected a section of settings, got {given[key]!r}")
+                raise Mistake(f"{section}.{key}: expected a section of settings, got {given[key]!r}")
             _check_keys(f"{section}.{key}", given[key], value)
 
 
@@ -304,7 +303,7 @@ def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any
     if name not in choices:
         close = difflib.get_close_matches(str(name), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{section}.name: expected one of {', '.join(choices)}, got {name!r}{hint}")
+        raise Mistake(f"{section}.name: expected one of {', '.join(choices)}, got {name!r}{hint}")
     return _build(choices[name], section, settings)
 
 
@@ -313,4 +312,4 @@ def _build(cls: Any, section: str, settings: Mapping[str, Any]) -> Any:
     try:
         return cls(**{key: value for key, value in settings.items() if key in fields})
     except TypeError as error:
-        raise ValueError(f"{section}: a setting has the wrong type: {error}") from None
+        raise Mistake(f"{section}: a setting has the wrong type: {error}") from None

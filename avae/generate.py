@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from avae.model import Model, Params, check_images, check_key
 from avae.networks.vae import Posterior
+from avae.runtime.mistake import Mistake
 
 
 def encode(params: Params, x: ArrayLike) -> Posterior:
@@ -23,7 +24,7 @@ def encode(params: Params, x: ArrayLike) -> Posterior:
       Means and log variances, each [B, z].
 
     Raises:
-      ValueError: if x has the wrong shape, dtype or range.
+      Mistake: if x has the wrong shape, dtype or range.
     """
     return _encode(params, check_images(x, params.model, canonical=True))
 
@@ -39,11 +40,11 @@ def decode(params: Params, z: ArrayLike) -> Array:
       Pixel means [B, *space, C].
 
     Raises:
-      ValueError: if z has the wrong shape.
+      Mistake: if z has the wrong shape.
     """
     z, latent = jnp.asarray(z, jnp.float32), getattr(params.model.networks, "latent", None)
     if z.ndim != 2 or (latent is not None and z.shape[1] != latent):
-        raise ValueError(f"z: expected latents [B, {latent or 'z'}], got shape {z.shape}")
+        raise Mistake(f"z: expected latents [B, {latent or 'z'}], got shape {z.shape}")
     return _decode(params, z)
 
 
@@ -60,12 +61,12 @@ def sample(params: Params, n: int, *, key: Array | None = None, posed: bool = Tr
       Pixel means [n, *space, C].
 
     Raises:
-      ValueError: if n is less than 1, the key is none, or the networks do not say their number of latents.
+      Mistake: if n is less than 1, the key is none, or the networks do not say their number of latents.
     """
     check_key(key)
     latent = getattr(params.model.networks, "latent", None)
     if n < 1 or latent is None:
-        raise ValueError(f"sample expects n >= 1 and networks with an attribute `latent`, got n={n}, latent={latent}")
+        raise Mistake(f"sample expects n >= 1 and networks with an attribute `latent`, got n={n}, latent={latent}")
     latent_key, pose_key = jax.random.split(jax.random.key(0) if key is None else key)
     means = _decode(params, jax.random.normal(latent_key, (n, latent)))
     return _pose(means, jax.random.split(pose_key, n), params.model) if posed else means

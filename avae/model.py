@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from avae.networks.vae import MLP, Bernoulli, Posterior, Weights
 from avae.runtime.devices import local
+from avae.runtime.mistake import Mistake
 from avae.settings import Search, preset
 from avae.transforms import Rotation, Transform, check_family
 from avae.transforms.warp import warp_one
@@ -33,7 +34,7 @@ class Frame:
     def __post_init__(self) -> None:
         whole = isinstance(self.margin, int) and isinstance(self.resolution, int)
         if not whole or self.margin < 0 or self.resolution < 1:
-            raise ValueError(
+            raise Mistake(
                 f"frame expects margin >= 0 and resolution >= 1, both whole, got {self.margin} and {self.resolution}"
             )
 
@@ -46,12 +47,12 @@ class Frame:
         """The images [*space, C] to which the frame `shape` [*space, C] belongs; the inverse of `shape`.
 
         Raises:
-          ValueError: if there are none.
+          Mistake: if there are none.
         """
         *space, channels = shape
         image = (*(side // self.resolution - 2 * self.margin for side in space), channels)
         if self.shape(image) != tuple(shape) or min(image) < 1:
-            raise ValueError(
+            raise Mistake(
                 f"frame: the networks take {tuple(shape)}, but no images have a frame of this shape with margin "
                 f"{self.margin} and resolution {self.resolution}"
             )
@@ -81,20 +82,20 @@ class Model:
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
-            raise ValueError(f"transform: expected a family such as avae.Rotation(), got {self.transform!r}")
+            raise Mistake(f"transform: expected a family such as avae.Rotation(), got {self.transform!r}")
         check_family(self.transform)
         shape, dim = getattr(self.networks, "image_shape", None), self.transform.dim
         if shape and len(shape) != dim + 1:
-            raise ValueError(
+            raise Mistake(
                 f"transform: {type(self.transform).__name__} poses data of dimension {dim}, "
                 f"but the networks take examples of shape {tuple(shape)}, channels last"
             )
         if self.image_shape is None and self.frame != Frame():
-            raise ValueError("frame: a canonical frame of its own expects networks with an `image_shape`")
+            raise Mistake("frame: a canonical frame of its own expects networks with an `image_shape`")
         if self.pose_network is not None:
             sides = self.image_shape[:-1] if self.image_shape else ()
             if not sides or any(side % self.pose_network.coarse for side in sides):
-                raise ValueError(
+                raise Mistake(
                     "pose_network: expected networks with an `image_shape`, with sides divisible by "
                     f"pose_network.coarse, {self.pose_network.coarse}, got sides {sides}"
                 )
@@ -129,7 +130,7 @@ class Model:
         """The search settings that hold: those given or named, else the model's, else those of the family.
 
         Raises:
-          ValueError: if they ask for scoring at a resolution that the images do not have, or the name is not known.
+          Mistake: if they ask for scoring at a resolution that the images do not have, or the name is not known.
         """
         sides = self.image_shape[:-1] if self.image_shape else ()
         family = transform or self.transform
@@ -140,9 +141,9 @@ class Model:
         settings = search or own
         if settings.coarse > 1 and (not sides or any(side % settings.coarse for side in sides)):
             known = f"sides {sides}" if sides else "sides, which networks without `image_shape` do not tell"
-            raise ValueError(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")
+            raise Mistake(f"search.coarse: expected a divisor of the images' {known}, got {settings.coarse}")
         if settings.starts == "network" and not network:
-            raise ValueError(
+            raise Mistake(
                 f'search.starts: "network" expects a model with a pose network for {family}: see avae.distill'
             )
         return settings
@@ -187,7 +188,7 @@ class Params(struct.PyTreeNode):
     `decode(weights, z)` as `model`, or as the `networks` of a `Model` with your likelihood and transform.
 
     Raises:
-      ValueError: if `model` is not hashable, or has no `encode` and `decode`.
+      Mistake: if `model` is not hashable, or has no `encode` and `decode`.
     """
 
     weights: Weights
@@ -208,13 +209,13 @@ class Params(struct.PyTreeNode):
             networks = self.model
             object.__setattr__(self, "model", Model(networks=self.model))
         if not (callable(getattr(networks, "encode", None)) and callable(getattr(networks, "decode", None))):
-            raise ValueError(
+            raise Mistake(
                 f"Params expects a model with encode(weights, x) and decode(weights, z), got {type(networks).__name__}"
             )
         try:
             hash(self.model)
         except TypeError as error:
-            raise ValueError(
+            raise Mistake(
                 f"Params expects a hashable model (frozen dataclasses, tuples for lists), but {error}: {self.model!r}"
             ) from None
 
@@ -230,7 +231,7 @@ def init(key: Array, model: Any) -> Params:
       `Params`.
 
     Raises:
-      ValueError: if `key` is not a key of `jax.random.key`.
+      Mistake: if `key` is not a key of `jax.random.key`.
     """
     check_key(key)
     if not isinstance(model, Model):
@@ -244,7 +245,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     Under a trace only the shape and the dtype can be checked, not the values.
 
     Raises:
-      ValueError: for a wrong rank, shape or dtype, no images at all, values that are not finite or not in the
+      Mistake: for a wrong rank, shape or dtype, no images at all, values that are not finite or not in the
         likelihood's range; the message says what was expected and what came.
     """
     array = x if isinstance(x, jax.Array) else np.asarray(x)
@@ -253,34 +254,32 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     wanted = f"[B, {', '.join(map(str, expected))}]" if expected else f"[B, {'D, ' if dim == 3 else ''}H, W, C]"
     if not jnp.issubdtype(array.dtype, jnp.floating):
         hint = "; divide 8-bit images by 255" if array.dtype == np.uint8 else ""
-        raise ValueError(f"{name}: expected floating-point images {wanted}, got dtype {array.dtype}{hint}")
+        raise Mistake(f"{name}: expected floating-point images {wanted}, got dtype {array.dtype}{hint}")
     if array.ndim != dim + 2:
         hint = f"; for one example pass {name}[None]" if array.ndim == dim + 1 else ""
-        raise ValueError(f"{name}: expected a batch {wanted}, channels last, got shape {array.shape}{hint}")
+        raise Mistake(f"{name}: expected a batch {wanted}, channels last, got shape {array.shape}{hint}")
     if expected and array.shape[1:] != tuple(expected):
-        raise ValueError(f"{name}: expected {wanted}, got shape {array.shape}")
+        raise Mistake(f"{name}: expected {wanted}, got shape {array.shape}")
     if array.shape[0] == 0:
-        raise ValueError(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
+        raise Mistake(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
     if not isinstance(array, Tracer):
         _check_values(local(array), model, name)
     return jnp.asarray(array, jnp.float32)
 
 
 def check_key(key: Any) -> None:
-    """Raises ValueError if `key` is neither None nor one typed key of `jax.random.key`."""
+    """Raises Mistake if `key` is neither None nor one typed key of `jax.random.key`."""
     if key is None or (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape):
         return
     came = f"an array of dtype {key.dtype} and shape {key.shape}" if hasattr(key, "dtype") else repr(key)
-    raise ValueError(f"key: expected one typed key, as of jax.random.key(0), got {came}")
+    raise Mistake(f"key: expected one typed key, as of jax.random.key(0), got {came}")
 
 
 def _check_values(values: np.ndarray, model: Model, name: str) -> None:
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
-        raise ValueError(
-            f"{name}: expected finite values, got NaN or infinity in {len(bad)} image(s), first at {bad[0]}"
-        )
+        raise Mistake(f"{name}: expected finite values, got NaN or infinity in {len(bad)} image(s), first at {bad[0]}")
     problem = model.likelihood.check(values)
     if problem:
-        raise ValueError(f"{name}: expected {problem}")
+        raise Mistake(f"{name}: expected {problem}")

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from avae.model import Frame, Params, check_images, check_key
 from avae.networks.precision import in_precision
 from avae.networks.vae import Posterior, block_means
+from avae.runtime.mistake import Mistake
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 
@@ -56,7 +57,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
       `Terms`, each [B], in nats (Bidart & Wong 2019, eq. 2, with the KL of each image on its own).
 
     Raises:
-      ValueError: if x or alpha has the wrong shape, dtype or range; under a trace values cannot be checked.
+      Mistake: if x or alpha has the wrong shape, dtype or range; under a trace values cannot be checked.
     """
     check_key(key)
     x = check_images(x, params.model)
@@ -64,7 +65,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
         alpha = jnp.asarray(alpha, jnp.float32)
         expected = (x.shape[0], params.model.transform.size)
         if alpha.shape != expected:
-            raise ValueError(f"alpha: expected one pose per image, shape {expected}, got {alpha.shape}")
+            raise Mistake(f"alpha: expected one pose per image, shape {expected}, got {alpha.shape}")
         if not isinstance(alpha, Tracer):
             _check_poses(alpha, params.model.transform)
     return batch_terms(params, x, alpha, key)
@@ -141,11 +142,11 @@ def gaussian_kl(posterior: Posterior) -> Array:
 
 
 def _check_poses(alpha: Array, transform: Transform) -> None:
-    """Raises ValueError if one of concrete poses `alpha` [B, size] is outside the family's range."""
+    """Raises Mistake if one of concrete poses `alpha` [B, size] is outside the family's range."""
     outside = np.flatnonzero(np.isneginf(_log_priors(alpha, transform)))
     if len(outside):
         first = outside[0]
-        raise ValueError(
+        raise Mistake(
             f"alpha: expected poses in the range of {transform}, but {len(outside)} of {len(alpha)} are outside, "
             f"first {first}: {alpha[first].tolist()}"
         )

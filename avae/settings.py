@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 
+from avae.runtime.mistake import Mistake
+
 SOLVERS = ("gauss_newton", "adam")
 STARTS = ("stratified", "lattice", "network")
 PRECISIONS = ("float32", "bfloat16")
@@ -57,21 +59,21 @@ class Search:
     def __post_init__(self) -> None:
         for name in ("n_starts", "coarse", "chunk"):
             if getattr(self, name) < 1:
-                raise ValueError(f"search expects {name} >= 1, got {getattr(self, name)}")
+                raise Mistake(f"search expects {name} >= 1, got {getattr(self, name)}")
         for name in ("n_full", "n_local", "n_rounds", "n_refined", "n_steps"):  # 0: none
             if getattr(self, name) < 0:
-                raise ValueError(f"search expects {name} >= 0, got {getattr(self, name)}")
+                raise Mistake(f"search expects {name} >= 0, got {getattr(self, name)}")
         if not 1 <= self.top_k <= self.n_starts:
-            raise ValueError(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
+            raise Mistake(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
         for name, allowed in (("solver", SOLVERS), ("starts", STARTS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"search expects {name} of {allowed}, got {getattr(self, name)!r}")
+                raise Mistake(f"search expects {name} of {allowed}, got {getattr(self, name)!r}")
         if not (self.learning_rate > 0 and self.damping > 0):
-            raise ValueError(
+            raise Mistake(
                 f"search expects learning_rate > 0 and damping > 0, got {self.learning_rate} and {self.damping}"
             )
         if self.memory is not None and self.memory < 1:
-            raise ValueError(f"search expects memory in bytes, at least 1, or None, got {self.memory}")
+            raise Mistake(f"search expects memory in bytes, at least 1, or None, got {self.memory}")
 
     @property
     def budget(self) -> int:
@@ -96,7 +98,7 @@ def preset(name: str, search: Search, network: bool) -> Search:
       network: whether the model has a pose network.
 
     Raises:
-      ValueError: for another name.
+      Mistake: for another name.
     """
     fast = {"n_refined": 1, "n_local": search.n_local // 2, "n_steps": min(search.n_steps, 2)}
     if network:
@@ -112,5 +114,5 @@ def preset(name: str, search: Search, network: bool) -> Search:
         "fast": dataclasses.replace(search, **fast),
     }
     if name not in presets:
-        raise ValueError(f"search: expected an avae.Search or one of {', '.join(presets)}, got {name!r}")
+        raise Mistake(f"search: expected an avae.Search or one of {', '.join(presets)}, got {name!r}")
     return presets[name]

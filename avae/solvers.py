@@ -14,6 +14,7 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Transform
 
@@ -51,19 +52,19 @@ class CompositeLoss:
     def at(self, x: Any, factor: int) -> "tuple[CompositeLoss, Any]":
         """The loss and the example at a `factor`-th of the resolution; of a loss that has `reduce`."""
         if self.reduce is None:
-            raise ValueError("this loss has no `reduce`")
+            raise Mistake("this loss has no `reduce`")
         return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
 
     def within(self, dtype: str) -> "CompositeLoss":
         """The loss with networks that compute in `dtype`; of a loss that has `cast`."""
         if self.cast is None:
-            raise ValueError("this loss has no `cast`")
+            raise Mistake("this loss has no `cast`")
         return self.cast(dtype)
 
     def proposals(self, x: Any, n: int) -> Array:
         """N poses [n, size] worth scoring; of a loss that has `propose`."""
         if self.propose is None:
-            raise ValueError("this loss has no `propose`")
+            raise Mistake("this loss has no `propose`")
         return self.propose(x, n)
 
 

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from avae.data import sources
 from avae.data.sources import meshes
 from avae.runtime import devices
+from avae.runtime.mistake import Mistake
 from avae.transforms import Rotation, Transform
 from avae.transforms.warp import compose, warp_one
 
@@ -74,7 +75,7 @@ class Data:
         ):
             if value not in allowed:
                 names = ", ".join(name or '""' for name in allowed)
-                raise ValueError(f"data.{field}: expected one of {names}, got {value!r}")
+                raise Mistake(f"data.{field}: expected one of {names}, got {value!r}")
         sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
         local = self.name not in sources.EMBEDDED and not self.name.startswith(sources.tfds.PREFIX)
         if (
@@ -82,17 +83,15 @@ class Data:
             and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1)
             and not pathlib.Path(self.name).exists()
         ):
-            raise ValueError(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
+            raise Mistake(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
         if self.n_train < 1 or self.n_test < 1:
-            raise ValueError(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
+            raise Mistake(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
         if self.side < 8:
-            raise ValueError(f"data.side: expected at least 8 voxels, got {self.side}")
+            raise Mistake(f"data.side: expected at least 8 voxels, got {self.side}")
         if not 1 <= self.stretch <= 4:
-            raise ValueError(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
+            raise Mistake(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
         if self.pose == "fresh" and self.binarize != "none":
-            raise ValueError(
-                'data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand'
-            )
+            raise Mistake('data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand')
 
 
 class Drawn:
@@ -142,7 +141,7 @@ def load(data: Data) -> Splits:
     """The training and test examples that `data` describes.
 
     Raises:
-      ValueError: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
+      Mistake: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
         there are, or images outside [0, 1] are to be binarized.
     """
     raw = sources.read(
@@ -165,10 +164,10 @@ def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
     """`order(...)[step]` are the indices [batch_size] of that step's batch: every epoch a new permutation of `n`.
 
     Raises:
-      ValueError: if there are fewer examples than the batch holds.
+      Mistake: if there are fewer examples than the batch holds.
     """
     if n < batch_size:
-        raise ValueError(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
+        raise Mistake(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
 
     @functools.lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
     def epoch(number: int) -> np.ndarray:
@@ -250,7 +249,7 @@ def _examples(data: Data, rows: sources.Rows, labels: np.ndarray, key: Array, st
 def _check_grey(data: Data, rows: sources.Rows) -> None:
     low, high = rows.range()
     if not (low >= 0 and high <= 1):
-        raise ValueError(
+        raise Mistake(
             f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {low:.4g} to {high:.4g}"
         )
 

@@ -106,7 +106,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
       `Results`.
 
     Raises:
-      ValueError: if a model does not fit the data.
+      Mistake: if a model does not fit the data.
     """
     data = dataclasses.replace(data, n_train=1)
     splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")

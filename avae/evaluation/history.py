@@ -13,6 +13,7 @@ from avae.align import align
 from avae.data import dataset as data
 from avae.evaluation import metrics
 from avae.evaluation.losses import over_batches
+from avae.runtime.mistake import Mistake
 from avae.training.checkpoint import load_all, load_experiment
 
 
@@ -36,15 +37,15 @@ def history(workdir: str | pathlib.Path, *, n_images: int = 1000, n_rows: int = 
       A `History`.
 
     Raises:
-      ValueError: if there is no run in `workdir`, it kept fewer than two checkpoints, or its data have no labels.
+      Mistake: if there is no run in `workdir`, it kept fewer than two checkpoints, or its data have no labels.
     """
     experiment = load_experiment(workdir)
     splits = data.load(experiment.data)
     if not splits.class_names:
-        raise ValueError(f"{workdir}: expected data with labels, for orientations are compared within a class")
+        raise Mistake(f"{workdir}: expected data with labels, for orientations are compared within a class")
     checkpoints = list(load_all(workdir))
     if len(checkpoints) < 2:
-        raise ValueError(
+        raise Mistake(
             f"{workdir}: expected at least two checkpoints, got {len(checkpoints)}; train with a larger train.keep_last"
         )
     images, poses = splits.test.images[:n_images], splits.test.poses[:n_images]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from avae.runtime.mistake import Mistake
 from avae.transforms import Transform
 
 N_CANDIDATES = 256
@@ -43,11 +44,11 @@ def net_rotation(
       Rotation matrices [N, d, d]. All equal: perfect agreement.
 
     Raises:
-      ValueError: if the families are not of one dimension.
+      Mistake: if the families are not of one dimension.
     """
     pose_transform = pose_transform or transform
     if transform.dim != pose_transform.dim:
-        raise ValueError(f"net_rotation expects families of one dimension, got {transform} and {pose_transform}")
+        raise Mistake(f"net_rotation expects families of one dimension, got {transform} and {pose_transform}")
     outer = np.asarray(jax.vmap(pose_transform.matrix)(jnp.asarray(pose, jnp.float32)), np.float64)[..., :-1]
     inner = np.asarray(jax.vmap(transform.matrix)(jnp.asarray(alpha, jnp.float32)), np.float64)[..., :-1]
     left, _, right = np.linalg.svd(outer @ inner)
@@ -64,11 +65,11 @@ def net_angle(
       Angles [N] in radians, in [-pi, pi]; positive is counter-clockwise on a screen.
 
     Raises:
-      ValueError: if a family is not two-dimensional.
+      Mistake: if a family is not two-dimensional.
     """
     pose_transform = pose_transform or transform
     if transform.dim != 2 or pose_transform.dim != 2:
-        raise ValueError(f"net_angle expects two-dimensional families, got {transform} and {pose_transform}")
+        raise Mistake(f"net_angle expects two-dimensional families, got {transform} and {pose_transform}")
     return planar_angle(net_rotation(transform, alpha, pose, pose_transform))
 
 
@@ -114,11 +115,11 @@ def rotation_errors(rotations: ArrayLike, labels: ArrayLike, *, fold: int = 1) -
       Errors [N] in degrees, in [0, 180 / fold].
 
     Raises:
-      ValueError: for a fold in three dimensions, where it has no meaning.
+      Mistake: for a fold in three dimensions, where it has no meaning.
     """
     rotations, labels = np.asarray(rotations, np.float64), np.asarray(labels)
     if fold != 1 and rotations.shape[-1] != 2:
-        raise ValueError(f"fold: expected 1 for rotations of shape {rotations.shape}, got {fold}")
+        raise Mistake(f"fold: expected 1 for rotations of shape {rotations.shape}, got {fold}")
     rotations = np.linalg.matrix_power(rotations, fold)
     errors = np.empty(len(rotations))
     for label in np.unique(labels):

@@ -27,6 +27,7 @@ from avae.inference.importance import (
 from avae.inference.pose_proposal import draw, mixture
 from avae.model import Params, check_images, check_key
 from avae.runtime.devices import shards_of
+from avae.runtime.mistake import Mistake
 from avae.runtime.parts import in_parts
 from avae.settings import Search
 from avae.transforms import Transform
@@ -71,21 +72,19 @@ def log_likelihood(
       A `Bound`. An image unlike all that the model makes has a low one; nothing is raised inside compiled code.
 
     Raises:
-      ValueError: if x has the wrong shape, dtype or range, the method is unknown or does not suit the family, there
+      Mistake: if x has the wrong shape, dtype or range, the method is unknown or does not suit the family, there
         are fewer than 2 draws or more modes than starts, the weights are not finite, the family has no proper prior,
         or the likelihood is not normalised.
     """
     if method not in METHODS:
-        raise ValueError(f"method: expected one of {tuple(METHODS)}, got {method!r}")
+        raise Mistake(f"method: expected one of {tuple(METHODS)}, got {method!r}")
     family = check_model(params, transform)
     if method == "finite" and family.dof:
-        raise ValueError(
-            f'method "finite" expects a finite family, got {family!r} with {family.dof} degrees of freedom'
-        )
+        raise Mistake(f'method "finite" expects a finite family, got {family!r} with {family.dof} degrees of freedom')
     if method == "quadrature" and (family.dof, len(family.factors)) != (1, 1):
-        raise ValueError(f'method "quadrature" expects a family of one dimension, got {family!r}')
+        raise Mistake(f'method "quadrature" expects a family of one dimension, got {family!r}')
     if n_samples < 2:
-        raise ValueError(f"n_samples: expected at least 2, since one draw has no standard error, got {n_samples}")
+        raise Mistake(f"n_samples: expected at least 2, since one draw has no standard error, got {n_samples}")
     key = jax.random.key(0) if key is None else key
     check_key(key)
     settings = params.model.settings(search, family)

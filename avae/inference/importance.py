@@ -23,6 +23,7 @@ from avae.inference.pose_proposal import Modes, around_modes, draw, find_modes, 
 from avae.model import Params
 from avae.networks.vae import Posterior
 from avae.objective import latent, pose_loss
+from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Transform
 
@@ -161,31 +162,29 @@ def check_model(params: Params, transform: Transform | None) -> Transform:
     """The family, if the model with it has a likelihood.
 
     Raises:
-      ValueError: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
+      Mistake: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
         is not normalised.
     """
     family: Any = transform or params.model.transform
     if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
-        raise ValueError(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
+        raise Mistake(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
     for path, leaf in jax.tree.leaves_with_path(params.weights):
         if not isinstance(leaf, Tracer) and not np.isfinite(np.asarray(leaf)).all():
-            raise ValueError(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
+            raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
     log_prior = family.log_prior(family.identity)
     if not isinstance(log_prior, Tracer) and not np.isfinite(np.asarray(log_prior)):
-        raise ValueError(
-            f"transform: expected a family with a proper prior, got log density {log_prior} from {family!r}"
-        )
+        raise Mistake(f"transform: expected a family with a proper prior, got log density {log_prior} from {family!r}")
     check_likelihood(params)
     return family
 
 
 def check_likelihood(params: Params) -> None:
-    """Raises ValueError if the likelihood of one pixel neither sums to one over levels nor integrates to one."""
+    """Raises Mistake if the likelihood of one pixel neither sums to one over levels nor integrates to one."""
     likelihood = params.model.likelihood
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
         return
     if not callable(getattr(likelihood, "log_prob", None)):
-        raise ValueError(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
+        raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
     mean = jnp.full((1, 1, 1), 0.5)
 
     def mass(x: np.ndarray, cell: np.ndarray | float) -> float:
@@ -197,7 +196,7 @@ def check_likelihood(params: Params) -> None:
     line = mass(np.concatenate([0.5 - side, 0.5 + side]), 0.01 * np.tile(side, 2))
     masses = (mass(np.arange(2.0), 1.0), mass(np.arange(256) / 255, 1.0), line)
     if not any(abs(total - 1) < 0.02 for total in masses):
-        raise ValueError(
+        raise Mistake(
             "likelihood: expected one whose probabilities add up to 1, such as avae.Gaussian(scale=...), got "
             f"{likelihood!r}, which adds up to {masses[0]:.4g} over 0 and 1 and to {line:.4g} over all pixel values; a "
             "squared error is a likelihood only with its variance and its constant"
@@ -208,10 +207,10 @@ def check_modes(n_modes: int | None, settings: Search, family: Transform) -> int
     """How many modes are searched.
 
     Raises:
-      ValueError: if there are fewer starts.
+      Mistake: if there are fewer starts.
     """
     n_starts = len(family.lattice) if family.dof == 0 or settings.starts == "lattice" else settings.n_starts
     wanted = min(n_starts, max(4, settings.top_k)) if n_modes is None else n_modes
     if not 1 <= wanted <= n_starts:
-        raise ValueError(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
+        raise Mistake(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
     return wanted

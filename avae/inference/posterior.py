@@ -16,6 +16,7 @@ from avae.inference.importance import Bound, Problem, check_model, check_modes, 
 from avae.inference.pose_proposal import Mixture, Modes, log_density, mixture
 from avae.model import Params, check_images, check_key
 from avae.runtime.devices import shards_of
+from avae.runtime.mistake import Mistake
 from avae.runtime.parts import in_parts
 from avae.settings import Search
 from avae.transforms import Transform
@@ -70,7 +71,7 @@ class PosePosterior(struct.PyTreeNode):
         alpha = jnp.asarray(alpha, jnp.float32)
         expected = (len(self.modes), self.transform.size)
         if alpha.ndim != 3 or (alpha.shape[0], alpha.shape[2]) != expected:
-            raise ValueError(f"alpha: expected poses [{expected[0]}, n, {expected[1]}], got shape {alpha.shape}")
+            raise Mistake(f"alpha: expected poses [{expected[0]}, n, {expected[1]}], got shape {alpha.shape}")
         return _log_density(self.fit, alpha, self.transform)
 
     def level(self, mass: float = 0.9) -> Array:
@@ -79,7 +80,7 @@ class PosePosterior(struct.PyTreeNode):
         Read off `heights`: where a fit has seen the draws it is too high, and the region would be too small.
         """
         if not 0 < mass < 1:
-            raise ValueError(f"mass: expected 0 < mass < 1, got {mass}")
+            raise Mistake(f"mass: expected 0 < mass < 1, got {mass}")
         order = jnp.argsort(-self.heights, axis=1)
         held = jnp.cumsum(jnp.exp(jnp.take_along_axis(self.log_weights, order, axis=1)), axis=1)
         last = jnp.argmax(held >= mass - 1e-6, axis=1)
@@ -122,11 +123,11 @@ def pose_posterior(
       A `PosePosterior`; where no draw has any weight, its entropy is that of the prior and its weights are equal.
 
     Raises:
-      ValueError: as `log_likelihood`.
+      Mistake: as `log_likelihood`.
     """
     family = check_model(params, transform)
     if n_samples < 2:
-        raise ValueError(f"n_samples: expected at least 2, got {n_samples}")
+        raise Mistake(f"n_samples: expected at least 2, got {n_samples}")
     key = jax.random.key(0) if key is None else key
     check_key(key)
     settings = params.model.settings(search, family)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from avae.runtime.mistake import Mistake
+
 Weights = Any  # a pytree of arrays
 
 
@@ -28,7 +30,7 @@ class Bernoulli:
 
     def __post_init__(self) -> None:
         if not 0 < self.floor < 0.5:
-            raise ValueError(f"bernoulli expects 0 < floor < 0.5, got {self.floor}")
+            raise Mistake(f"bernoulli expects 0 < floor < 0.5, got {self.floor}")
 
     def init(self) -> dict[str, Array]:
         """No weights of its own."""
@@ -75,7 +77,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
-            raise ValueError(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
+            raise Mistake(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
 
     def init(self) -> dict[str, Array]:
         """The log scale, where it is learned."""
@@ -126,7 +128,7 @@ class PaperLoss:
 
     def __post_init__(self) -> None:
         if not self.spread > 0:
-            raise ValueError(f"the paper's loss expects spread > 0, got {self.spread}")
+            raise Mistake(f"the paper's loss expects spread > 0, got {self.spread}")
 
     def init(self) -> dict[str, Array]:
         """No weights of its own."""

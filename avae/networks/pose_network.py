@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from avae.align import align
 from avae.model import Params, check_images, check_key
 from avae.networks.vae import Dense, Weights, block_means
+from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Transform
 
@@ -43,7 +44,7 @@ class PoseNetwork:
 
     def __post_init__(self) -> None:
         if self.n_bins < 2 or self.coarse < 1 or not self.hidden or min(self.hidden) < 1:
-            raise ValueError(
+            raise Mistake(
                 "pose_network expects n_bins >= 2, coarse >= 1 and at least one hidden layer of width >= 1, got "
                 f"{self.n_bins}, {self.coarse} and {self.hidden}"
             )
@@ -126,12 +127,12 @@ def distill(
       `Params` with the pose network and its weights.
 
     Raises:
-      ValueError: for images that the model does not take, or fewer than one step or image per step.
+      Mistake: for images that the model does not take, or fewer than one step or image per step.
     """
     key = jax.random.key(0) if key is None else key
     check_key(key)
     if steps < 1 or batch_size < 1 or not learning_rate > 0:
-        raise ValueError(
+        raise Mistake(
             "distill expects steps >= 1, batch_size >= 1 and learning_rate > 0, got "
             f"{steps}, {batch_size} and {learning_rate}"
         )

@@ -20,6 +20,7 @@ from avae.networks.likelihoods import Bernoulli as Bernoulli
 from avae.networks.likelihoods import Gaussian as Gaussian
 from avae.networks.likelihoods import PaperLoss as PaperLoss
 from avae.networks.likelihoods import Weights as Weights
+from avae.runtime.mistake import Mistake
 
 
 class Posterior(NamedTuple):
@@ -115,14 +116,14 @@ class Conv:
     def __post_init__(self) -> None:
         _check_sizes(self, (*self.widths, *self.strides, *self.decoder_widths))
         if len(self.image_shape) not in (3, 4) or any(side % 4 for side in self.image_shape[:-1]):
-            raise ValueError(
+            raise Mistake(
                 "the conv VAE expects images [H, W, C] or volumes [D, H, W, C] with sides divisible by 4, "
                 f"got {self.image_shape}"
             )
         if not self.widths or len(self.strides) != len(self.widths):
-            raise ValueError(f"the conv VAE expects one stride per width, got {self.strides} for {self.widths}")
+            raise Mistake(f"the conv VAE expects one stride per width, got {self.strides} for {self.widths}")
         if len(self.decoder_widths) not in (2, 3):
-            raise ValueError(f"the conv VAE expects 2 or 3 decoder_widths, got {self.decoder_widths}")
+            raise Mistake(f"the conv VAE expects 2 or 3 decoder_widths, got {self.decoder_widths}")
 
     @property
     def _encoder(self) -> nn.Module:
@@ -273,4 +274,4 @@ def _array(output: Any) -> Array:
 
 def _check_sizes(network: MLP | Conv, hidden: tuple[int, ...]) -> None:
     if network.latent < 1 or any(width < 1 for width in (*hidden, *network.image_shape)):
-        raise ValueError(f"every size of a network must be at least 1, got {network}")
+        raise Mistake(f"every size of a network must be at least 1, got {network}")

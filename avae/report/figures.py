@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from avae.evaluation.curves import Curve
 from avae.evaluation.metrics import planar_angle, resultant_length, rotation_errors
+from avae.runtime.mistake import Mistake
 
 COLOURS = {"AVAE": "#0072B2", "plain VAE": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -95,10 +96,10 @@ def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray,
       names: of the classes.
 
     Raises:
-      ValueError: if the orientations are not those of the plane.
+      Mistake: if the orientations are not those of the plane.
     """
     if any(found.shape[-1] != 2 for found in rotations.values()):
-        raise ValueError("orientation_strip expects orientations in the plane [N, 2, 2]")
+        raise Mistake("orientation_strip expects orientations in the plane [N, 2, 2]")
     found, counts = np.unique(labels, return_counts=True)
     classes = np.sort(found[np.argsort(-counts, kind="stable")[:10]])
     side = WIDTH / (len(classes) + 1)

@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from avae.runtime.mistake import Mistake
+
 AXIS = "data"
 
 
@@ -29,21 +31,19 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
       process_id: which of them this one is, from 0; None for AVAE_PROCESS_ID, or likewise.
 
     Raises:
-      ValueError: if the others cannot be found from what was given and the environment.
+      Mistake: if the others cannot be found from what was given and the environment.
     """
     num_processes = _whole("AVAE_NUM_PROCESSES") if num_processes is None else num_processes
     process_id = _whole("AVAE_PROCESS_ID") if process_id is None else process_id
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process_id}"
-        )
+        raise Mistake(f"process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process_id}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"coordinator: expected host:port of process 0, got {coordinator!r}")
+        raise Mistake(f"coordinator: expected host:port of process 0, got {coordinator!r}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         given = f"coordinator {coordinator}, num_processes {num_processes}, process_id {process_id}"
-        raise ValueError(
+        raise Mistake(
             f"distributed: the processes could not be joined ({str(error).splitlines()[0]}); expected a Cloud TPU, "
             f"SLURM or Open MPI to say how, or coordinator, num_processes and process_id; got {given}"
         ) from None
@@ -66,11 +66,11 @@ def count() -> int:
 
 
 def check_batch(batch_size: int) -> None:
-    """Raises ValueError if a batch cannot be split evenly over the devices."""
+    """Raises Mistake if a batch cannot be split evenly over the devices."""
     n = count()
     if batch_size % n:
         near = sorted({size for size in (batch_size // n * n, batch_size // n * n + n) if size})
-        raise ValueError(
+        raise Mistake(
             f"train.batch_size: expected a multiple of the {n} devices, got {batch_size}; "
             f"{' or '.join(map(str, near))} would do"
         )
@@ -138,5 +138,5 @@ def _whole(variable: str) -> int | None:
     """A whole number from the environment, if it is there."""
     value = os.environ.get(variable)
     if value is not None and not value.isdigit():
-        raise ValueError(f"{variable}: expected a whole number, got {value!r}")
+        raise Mistake(f"{variable}: expected a whole number, got {value!r}")
     return None if value is None else int(value)

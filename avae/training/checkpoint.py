@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from avae.config import Experiment, complete, experiment, flatten, plain
 from avae.model import Params
 from avae.runtime import devices
+from avae.runtime.mistake import Mistake
 from avae.training.step import TrainState, init_state, trained
 
 # May change between two starts of the same run: they decide nothing about its weights.
@@ -83,7 +84,7 @@ class Checkpoints:
         best.
 
         Raises:
-          ValueError: if there are checkpoints but none can be read.
+          Mistake: if there are checkpoints but none can be read.
         """
         found = sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)
         steps = devices.of_first_process([checkpoint.step for checkpoint in found])  # not all may see the newest yet
@@ -91,7 +92,7 @@ class Checkpoints:
             if (state := self._state(step, like)) is not None:
                 return state
         if steps:
-            raise ValueError(
+            raise Mistake(
                 f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read; "
                 "choose another --workdir, or remove this one to begin again"
             )
@@ -157,14 +158,14 @@ def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
       `Params`, ready for `avae.align`, on one device or on many.
 
     Raises:
-      ValueError: if there is no run in `workdir`, or nothing in it that can be read.
+      Mistake: if there is no run in `workdir`, or nothing in it that can be read.
     """
     workdir = pathlib.Path(workdir)
     experiment = load_experiment(workdir)
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
-        raise ValueError(f"{workdir}: the run has not saved a checkpoint yet")
+        raise Mistake(f"{workdir}: the run has not saved a checkpoint yet")
     return _at_home(trained(state, experiment))
 
 
@@ -172,7 +173,7 @@ def load_all(workdir: str | pathlib.Path) -> Iterator[tuple[int, Params]]:
     """Every checkpoint that a run kept (`train.keep_last`), the oldest first: its step, and what `load` gives of it.
 
     Raises:
-      ValueError: if there is no run in `workdir`.
+      Mistake: if there is no run in `workdir`.
     """
     workdir = pathlib.Path(workdir)
     experiment = load_experiment(workdir)
@@ -185,7 +186,7 @@ def load_experiment(workdir: str | pathlib.Path) -> Experiment:
     """The experiment whose config is saved in `workdir`.
 
     Raises:
-      ValueError: if there is none, or it cannot be read.
+      Mistake: if there is none, or it cannot be read.
     """
     return experiment(_read_config(pathlib.Path(workdir)))
 
@@ -194,7 +195,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Makes `workdir` the folder of this config, or checks that it is.
 
     Raises:
-      ValueError: if the folder holds a run of another config; the message names the settings that differ.
+      Mistake: if the folder holds a run of another config; the message names the settings that differ.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -205,7 +206,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
             if there.get(name) != here.get(name) and not name.startswith(FREE)
         ]
         if changed:
-            raise ValueError(
+            raise Mistake(
                 f"{workdir} holds a run of another config ({'; '.join(changed)}); "
                 "choose another --workdir, or remove this one"
             )
@@ -216,17 +217,17 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
         draft.replace(path)  # whole or not at all
     devices.wait_for_all("claim")
     if not path.exists():
-        raise ValueError(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
+        raise Mistake(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
 
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / "config.json"
     if not path.exists():
-        raise ValueError(f"{workdir}: no run here (no config.json); train one with train.py --workdir={workdir}")
+        raise Mistake(f"{workdir}: no run here (no config.json); train one with train.py --workdir={workdir}")
     try:
         return complete(plain(json.loads(path.read_text())))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a readable config ({error})") from None
+        raise Mistake(f"{path}: not a readable config ({error})") from None
 
 
 def _collect_failed_reads() -> None:

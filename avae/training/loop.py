@@ -22,7 +22,7 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
     """Trains from the newest checkpoint in `workdir`, or from the beginning, to the end; on all devices there are.
 
     Raises:
-      ValueError: if the data does not fill a batch or go with the model, the batch cannot be split over the devices, or
+      Mistake: if the data does not fill a batch or go with the model, the batch cannot be split over the devices, or
         no checkpoint in `workdir` can be read.
       FloatingPointError: if a step is not finite; the last good checkpoint is kept.
       OSError: if a checkpoint or a log cannot be written; the last good checkpoint is kept.

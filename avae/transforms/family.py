@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms.warp import invert
 
@@ -46,13 +47,13 @@ class Transform:
             cls.reduced_search = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a range that is empty, or that no pose of real data needs."""
+        """Raises Mistake for a range that is empty, or that no pose of real data needs."""
         for field in dataclasses.fields(self):
             low, high, unit = RANGES.get(field.name, (-math.inf, math.inf, ""))
             value = getattr(self, field.name)
             if not low < value <= high:
                 name = type(self).__name__.lower()
-                raise ValueError(f"{name} expects {low} < {field.name} <= {high} {unit}, got {value}")
+                raise Mistake(f"{name} expects {low} < {field.name} <= {high} {unit}, got {value}")
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -195,13 +196,13 @@ def check_family(transform: Transform) -> None:
     """Looks at a few starts of a family: a pose must be one that can be undone, and keeps left from right.
 
     Raises:
-      ValueError: if the matrix of a start is not finite, singular, or mirrors.
+      Mistake: if the matrix of a start is not finite, singular, or mirrors.
     """
     with jax.ensure_compile_time_eval():  # values at hand even where `align` is called inside jit
         matrices = jax.jit(lambda: jax.vmap(transform.matrix)(transform.starts(CHECKED)))()
         matrices = np.asarray(matrices, np.float64)
     if matrices.shape[1:] != (transform.dim, transform.dim + 1):
-        raise ValueError(
+        raise Mistake(
             f"transform: expected {transform}.matrix to give [{transform.dim}, {transform.dim + 1}], "
             f"got {list(matrices.shape[1:])}"
         )
@@ -209,7 +210,7 @@ def check_family(transform: Transform) -> None:
     determinants = np.linalg.det(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0))
     bad = np.flatnonzero(~(finite & (determinants > 0)))
     if len(bad):
-        raise ValueError(
+        raise Mistake(
             f"transform: expected {transform} to give finite matrices of positive determinant, neither singular nor "
             f"mirrored, but {len(bad)} of {len(matrices)} starts do not, first {bad[0]}: {matrices[bad[0]].tolist()}"
         )

@@ -27,6 +27,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from avae.runtime.devices import local
+from avae.runtime.mistake import Mistake
 
 MARGIN = 2  # pixels of zeros all round: as many as one position reads along an axis
 
@@ -44,23 +45,23 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
       a position falls exactly on a pixel the derivative is the right-hand one.
 
     Raises:
-      ValueError: if the ranks of `x` and `matrix` do not belong together, or a matrix is not finite or singular; its
+      Mistake: if the ranks of `x` and `matrix` do not belong together, or a matrix is not finite or singular; its
         values cannot be checked under a trace.
     """
     x, matrix = jnp.asarray(x), jnp.asarray(matrix)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"warp expects floating-point images, got dtype {x.dtype}; convert with x.astype('float32')")
+        raise Mistake(f"warp expects floating-point images, got dtype {x.dtype}; convert with x.astype('float32')")
     rows = matrix.shape[-2] if matrix.ndim in (2, 3) else 0
     if rows not in (2, 3) or matrix.shape[-1] != rows + 1:
-        raise ValueError(f"warp expects a matrix [2, 3] or [3, 4], or one per image, got shape {matrix.shape}")
+        raise Mistake(f"warp expects a matrix [2, 3] or [3, 4], or one per image, got shape {matrix.shape}")
     batched = x.ndim == rows + 2
     if x.ndim not in (rows + 1, rows + 2) or (matrix.ndim == 3 and not batched):
-        raise ValueError(
+        raise Mistake(
             f"warp with matrix {matrix.shape} expects x of rank {rows + 1} (one example, channels last) or "
             f"{rows + 2} (a batch), got shape {x.shape}"
         )
     if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
-        raise ValueError(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
+        raise Mistake(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
     if not isinstance(matrix, Tracer):
         _check_matrices(local(matrix).astype(np.float64).reshape(-1, rows, rows + 1))
     if not batched:
@@ -116,14 +117,14 @@ def compose(outer: Array, inner: Array) -> Array:
 
 
 def _check_matrices(matrices: np.ndarray) -> None:
-    """Raises ValueError if one of `matrices` [n, d, d+1] is not finite, or presses the frame flat."""
+    """Raises Mistake if one of `matrices` [n, d, d+1] is not finite, or presses the frame flat."""
     n = len(matrices)
     finite = np.isfinite(matrices).reshape(n, -1).all(axis=1)
     stretches = np.linalg.svd(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0), compute_uv=False)
     for good, what in ((finite, "finite"), (stretches[:, -1] > 1e-6 * stretches[:, 0], "invertible")):
         if not good.all():
             bad = np.flatnonzero(~good)
-            raise ValueError(
+            raise Mistake(
                 f"warp expects {what} matrices, but {len(bad)} of {n} are not, first {bad[0]}: "
                 f"{matrices[bad[0]].tolist()}"
             )

@@ -14,6 +14,7 @@ from avae.data.sources import arrays, embedded, folders, meshes, mrc, tfds
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index
+from avae.runtime.mistake import Mistake
 
 
 class Raw(NamedTuple):
@@ -45,7 +46,7 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
       `Raw`.
 
     Raises:
-      ValueError: if the source is missing, damaged, of another dimension or shape, not finite, or too small.
+      Mistake: if the source is missing, damaged, of another dimension or shape, not finite, or too small.
     """
     check_dim(name, dim)
     path = pathlib.Path(name).expanduser()
@@ -74,10 +75,10 @@ def missing(name: str) -> str:
 
 
 def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
-    """Raises ValueError if `name` alone says that the data are not of the dimension `dim` that `poser` poses."""
+    """Raises Mistake if `name` alone says that the data are not of the dimension `dim` that `poser` poses."""
     known = 2 if name.startswith(tfds.PREFIX) else EMBEDDED.get(name, dim)
     if known != dim:
-        raise ValueError(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
+        raise Mistake(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
 
 
 def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
@@ -89,11 +90,11 @@ def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     if path.is_dir():
         return folders.read(path)
     if not path.exists():
-        raise ValueError(missing(name))
+        raise Mistake(missing(name))
     for kind in (arrays, mrc):
         if path.suffix.lower() in kind.SUFFIXES:
             return kind.read(path, dim)
-    raise ValueError(
+    raise Mistake(
         f"data.name: expected a stack ({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or a folder of images or "
         f"meshes, got the file {path}"
     )

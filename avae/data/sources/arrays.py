@@ -9,6 +9,7 @@ import numpy as np
 
 from avae.data.sources.meshes import PARTS
 from avae.data.sources.stacks import Stack
+from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".npy", ".npz")
 NOUNS = {2: "images", 3: "volumes"}
@@ -24,26 +25,26 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     stays on disk.
 
     Raises:
-      ValueError: if the file is damaged, or its arrays are not of such a kind, name or shape.
+      Mistake: if the file is damaged, or its arrays are not of such a kind, name or shape.
     """
     name = str(path)
     arrays = {key.replace("_volumes", "_images"): array for key, array in _stored(path).items()}
     if any(key in arrays for key in SPLIT):
         if lacking := [key for key in SPLIT[::2] if key not in arrays]:
-            raise ValueError(f"data.name: expected train_images and test_images in {name}, but it lacks {lacking[0]}")
+            raise Mistake(f"data.name: expected train_images and test_images in {name}, but it lacks {lacking[0]}")
         train, test = (
             _stack(name, arrays, f"{part}_images", f"{part}_labels", f"{part} examples of {name}", dim)
             for part in PARTS
         )
         if train.images.shape[1:] != test.images.shape[1:]:
-            raise ValueError(
+            raise Mistake(
                 f"data.name: expected train and test images of one shape, got {train.images.shape[1:]} and "
                 f"{test.images.shape[1:]} in {name}"
             )
         return train, test
     keys = [key for key in ("images", "volumes") if key in arrays] or [key for key in arrays if key != "labels"]
     if len(keys) != 1:
-        raise ValueError(
+        raise Mistake(
             f"data.name: expected one stack in {name}, called images or volumes, or a split, called train_images and "
             f"test_images, got {', '.join(arrays) or 'no array'}"
         )
@@ -55,18 +56,18 @@ def with_channels(images: np.ndarray, where: str, dim: int) -> np.ndarray:
     """A stack with a last axis for channels.
 
     Raises:
-      ValueError: if it is empty, or its rank is not that of images (`dim` 2) or of volumes (3).
+      Mistake: if it is empty, or its rank is not that of images (`dim` 2) or of volumes (3).
     """
     layouts = "[N, H, W] or [N, H, W, C]" if dim == 2 else "[N, D, H, W] or [N, D, H, W, C]"
     if images.ndim not in (dim + 1, dim + 2):
-        raise ValueError(
+        raise Mistake(
             f"data.name: expected {where} to be {NOUNS[dim]} {layouts}, for that is what data.transform poses, "
             f"got shape {images.shape}"
         )
     if 0 in images.shape:
-        raise ValueError(f"data.name: expected {where} to hold examples, got an empty array of shape {images.shape}")
+        raise Mistake(f"data.name: expected {where} to hold examples, got an empty array of shape {images.shape}")
     if dim == 3 and images.ndim == 4 and images.shape[-1] in (1, 3, 4):
-        raise ValueError(
+        raise Mistake(
             f"data.transform: {where}, shape {images.shape}, look like images with {images.shape[-1]} channel(s), "
             "but the transform poses volumes; volumes that thin need an axis for channels"
         )
@@ -83,7 +84,7 @@ def _stored(path: pathlib.Path) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as archive:
                 return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise Mistake(
             f"data.name: expected arrays of numbers as numpy.save and numpy.savez write them, but {path} cannot "
             f"be read ({error})"
         ) from None
@@ -94,11 +95,11 @@ def _stack(name: str, arrays: Mapping[str, np.ndarray], key: str, label_key: str
     images = arrays[key]
     where = f"{key} of {name}"
     if images.dtype != np.uint8 and images.dtype.kind not in "bf":
-        raise ValueError(f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}")
+        raise Mistake(f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}")
     images = with_channels(images, where, dim)
     labels = arrays.get(label_key)
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "biuUS"):
-        raise ValueError(
+        raise Mistake(
             f"data.name: expected {label_key} of {name} to be integers or strings [{len(images)}], got dtype "
             f"{labels.dtype} and shape {labels.shape}"
         )

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from avae.runtime.mistake import Mistake
+
 MANIFEST = "manifest.json"
 
 
@@ -41,7 +43,7 @@ def cached(
       build: writes .npy files (see `write`) into the folder that it is given, and returns facts for JSON.
 
     Raises:
-      ValueError: if the folder cannot be written.
+      Mistake: if the folder cannot be written.
     """
     folder = root() / name
     problem = _problem(folder, source)
@@ -51,7 +53,7 @@ def cached(
         try:
             _build(folder, source, build)
         except OSError as error:
-            raise ValueError(
+            raise Mistake(
                 f"cache: cannot write {folder} ({error}); the environment variable AVAE_CACHE may name another folder"
             ) from None
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -66,7 +68,7 @@ def write(path: pathlib.Path, arrays: Iterable[np.ndarray]) -> int:
       N, which need not be known beforehand.
 
     Raises:
-      ValueError: if there is none.
+      Mistake: if there is none.
       OSError: if they cannot be written.
     """
     n, header, first = 0, 0, None
@@ -78,10 +80,10 @@ def write(path: pathlib.Path, arrays: Iterable[np.ndarray]) -> int:
             file.write(np.ascontiguousarray(array, first.dtype).tobytes())
             n += 1
         if first is None:
-            raise ValueError(f"{path.name}: expected examples, got none")
+            raise Mistake(f"{path.name}: expected examples, got none")
         file.seek(0)
         if _header(file, first, n) != header:  # numpy pads it, so that the first axis can grow
-            raise ValueError(f"{path.name}: cannot note {n} examples")
+            raise Mistake(f"{path.name}: cannot note {n} examples")
     return n
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from avae.data.sources import cache, meshes
 from avae.data.sources.stacks import Stack, halves, real
 from avae.data.sources.walk import File, find, some
+from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -60,7 +61,7 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
     Files that cannot be read are left out, counted and named on standard error.
 
     Raises:
-      ValueError: if there is no image, more than a tenth of them cannot be read, or they differ in size or kind.
+      Mistake: if there is no image, more than a tenth of them cannot be read, or they differ in size or kind.
     """
     files = _find(root)
     digest = hashlib.sha256()
@@ -83,13 +84,11 @@ def _find(root: pathlib.Path) -> list[File]:
         files = find(root, SUFFIXES, "images")
     except ValueError:
         if any(path.suffix.lower() in meshes.SUFFIXES for path in root.rglob("*")):
-            raise ValueError(f"data.transform: meshes become volumes, but the transform poses images: {root}") from None
+            raise Mistake(f"data.transform: meshes become volumes, but the transform poses images: {root}") from None
         raise
     parts = sorted({file.part for file in files})
     if parts in (["test"], ["train"]):
-        raise ValueError(
-            f"data.name: expected images in folders train and test of {root}, got them in {parts[0]} alone"
-        )
+        raise Mistake(f"data.name: expected images in folders train and test of {root}, got them in {parts[0]} alone")
     return files
 
 
@@ -132,7 +131,7 @@ def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[Fil
     if len(kinds) > 1:
         counts = ", ".join(f"{count} of {kind}" for (kind, _), count in kinds.most_common(6))
         more = f" and {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
-        raise ValueError(f"data.name: expected images of one size and kind in {root}, got {counts}{more}")
+        raise Mistake(f"data.name: expected images of one size and kind in {root}, got {counts}{more}")
     ((_, mode),) = kinds
     return good, mode
 
@@ -156,24 +155,24 @@ def _images(
 def _note(root: pathlib.Path, file: File, error: ValueError, log: _Log, limit: float) -> None:
     log.unreadable.append(f"{file.path.relative_to(root)} ({error})")
     if len(log.unreadable) > limit:
-        raise ValueError(
+        raise Mistake(
             f"data.name: expected at most {limit:.0f} unreadable files (a tenth) in {root}, got {len(log.unreadable)} "
             f"already: {some(log.unreadable)}"
         )
 
 
 def _header(path: pathlib.Path) -> tuple[int, int, str]:
-    """Width, height and mode of an image; raises ValueError if it has none, or several pages."""
+    """Width, height and mode of an image; raises Mistake if it has none, or several pages."""
     with _opened(path) as (image, mode):
         return *image.size, mode
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
-    """An image [H, W, C] as stored; raises ValueError if it cannot be decoded, or holds NaN or infinity."""
+    """An image [H, W, C] as stored; raises Mistake if it cannot be decoded, or holds NaN or infinity."""
     with _opened(path) as (image, mode):
         array = np.asarray(image if mode in (image.mode, "I;16") else image.convert(mode))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("NaN or infinity")
+            raise Mistake("NaN or infinity")
     array = array.astype(array.dtype.newbyteorder("="))
     return array if array.ndim == 3 else array[..., None]
 
@@ -186,7 +185,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Image.Image, str]]:
             warnings.simplefilter("ignore")  # about metadata, or a file that then fails
             with Image.open(path) as image:
                 if (pages := getattr(image, "n_frames", 1)) != 1:
-                    raise ValueError(f"{pages} pages")
+                    raise Mistake(f"{pages} pages")
                 yield image, "I;16" if image.mode.startswith("I;16") else image.mode if image.mode in MODES else "RGB"
     except Exception as error:  # decoders of damaged files raise nearly anything
-        raise ValueError(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from None
+        raise Mistake(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from None

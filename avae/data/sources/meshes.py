@@ -20,6 +20,7 @@ import numpy as np
 
 from avae.data.sources import walk as tree
 from avae.data.sources.walk import PARTS, File, some
+from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 SUFFIXES = (".off", ".obj", ".stl", ".ply")
@@ -48,7 +49,7 @@ def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
     margin (22 voxels of 32). An open surface encloses only what is closed at the size of a voxel.
 
     Raises:
-      ValueError: if the file cannot be read as a mesh, has no faces, or no extent.
+      Mistake: if the file cannot be read as a mesh, has no faces, or no extent.
     """
     trimesh = _trimesh()
     try:
@@ -56,16 +57,16 @@ def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
             warnings.simplefilter("ignore")  # of a parser about a file that then fails, or reads well all the same
             mesh = trimesh.load_mesh(path)
     except Exception as error:  # parsers of damaged files raise nearly anything
-        raise ValueError(f"unreadable: {type(error).__name__}: {error}") from None
+        raise Mistake(f"unreadable: {type(error).__name__}: {error}") from None
     if len(mesh.faces) == 0:
-        raise ValueError("no faces")
+        raise Mistake("no faces")
     vertices = np.asarray(mesh.vertices, np.float64)
     if up == "z":
         vertices = vertices @ np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # (x, y, z) -> (x, z, -y)
     low, high = (bound(vertices[np.asarray(mesh.faces)], axis=(0, 1)) for bound in (np.min, np.max))
     longest = (high - low).max()
     if not (np.isfinite(longest) and longest > 0):
-        raise ValueError(f"expected a finite extent above zero, got {longest}")
+        raise Mistake(f"expected a finite extent above zero, got {longest}")
     closed = bool(mesh.is_watertight)
     cells = side - 2 * round(MARGIN * side)
     mesh.vertices = (vertices - (low + high) / 2) * ((cells - 1) / longest) + (side - 1) / 2 + NUDGE
@@ -97,7 +98,7 @@ def read(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up
     error; so are those with open surfaces, which stay in.
 
     Raises:
-      ValueError: if trimesh is not installed, or fewer meshes can be used than are asked for.
+      Mistake: if trimesh is not installed, or fewer meshes can be used than are asked for.
     """
     _trimesh()
     found = find(root)
@@ -124,16 +125,16 @@ def read(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up
 def _check_enough(
     root: pathlib.Path, split: bool, wanted: dict[str, int], usable: dict[str, int], report: Report
 ) -> None:
-    """Raises ValueError if fewer meshes are usable than wanted; without a split, both parts count all of them."""
+    """Raises Mistake if fewer meshes are usable than wanted; without a split, both parts count all of them."""
     why = f"; left out: {some(report.left_out)}" if report.left_out else ""
     for part in PARTS if split else ():
         if wanted[part] > usable[part]:
-            raise ValueError(
+            raise Mistake(
                 f"data.n_{part}: expected at most the {usable[part]} usable meshes in folders {part} of {root}, "
                 f"got {wanted[part]}{why}"
             )
     if not split and wanted["train"] + wanted["test"] > usable["train"]:
-        raise ValueError(
+        raise Mistake(
             f"data: expected n_train + n_test of at most the {usable['train']} usable meshes of {root}, got "
             f"{wanted['train']} + {wanted['test']}{why}"
         )
@@ -161,5 +162,5 @@ def _trimesh() -> Any:
     try:
         import trimesh
     except ImportError:
-        raise ValueError('data.name: meshes are read by trimesh, which is missing: pip install "avae[mesh]"') from None
+        raise Mistake('data.name: meshes are read by trimesh, which is missing: pip install "avae[mesh]"') from None
     return trimesh

@@ -12,6 +12,7 @@ import numpy as np
 
 from avae.data.sources.arrays import with_channels
 from avae.data.sources.stacks import Stack
+from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".mrc", ".mrcs")
 
@@ -20,7 +21,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     """Twice the stack of a file: its sections [N, H, W] for `dim` 2, its volumes [N, D, H, W] for `dim` 3.
 
     Raises:
-      ValueError: if mrcfile is not installed, or the file is damaged, complex, or of another rank.
+      Mistake: if mrcfile is not installed, or the file is damaged, complex, or of another rank.
     """
     mrcfile = _mrcfile()
     try:
@@ -30,14 +31,12 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             offset = file.header.nbytes + int(file.header.nsymbt)
         images = np.memmap(path, dtype, "r", offset, shape)
     except (ValueError, OSError) as error:
-        raise ValueError(f"data.name: expected an MRC stack, but {path} cannot be read ({error})") from None
+        raise Mistake(f"data.name: expected an MRC stack, but {path} cannot be read ({error})") from None
     if images.dtype.kind not in "iuf":
-        raise ValueError(f"data.name: expected {path} to hold real numbers, got dtype {images.dtype}")
+        raise Mistake(f"data.name: expected {path} to hold real numbers, got dtype {images.dtype}")
     if images.ndim != dim + 1:
         words = "images [N, H, W]" if dim == 2 else "volumes [N, D, H, W]"
-        raise ValueError(
-            f"data.name: expected {path} to hold {words}, for data.transform poses those, got shape {shape}"
-        )
+        raise Mistake(f"data.name: expected {path} to hold {words}, for data.transform poses those, got shape {shape}")
     stack = Stack(with_channels(images, str(path), dim), None, f"examples of {path}", standardised)
     return stack, stack
 
@@ -56,7 +55,5 @@ def _mrcfile() -> Any:
     try:
         import mrcfile
     except ImportError:
-        raise ValueError(
-            'data.name: MRC files are read by mrcfile, which is missing: pip install "avae[mrc]"'
-        ) from None
+        raise Mistake('data.name: MRC files are read by mrcfile, which is missing: pip install "avae[mrc]"') from None
     return mrcfile

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avae.data.sources.walk import PARTS
+from avae.runtime.mistake import Mistake
 
 CHUNK = 2**24  # numbers looked at together where a whole stack is gone through
 
@@ -74,14 +75,14 @@ class Rows:
         """Goes through all of them, a bounded number at a time.
 
         Raises:
-          ValueError: if some hold NaN or infinity: how many, and where in the stack the first is.
+          Mistake: if some hold NaN or infinity: how many, and where in the stack the first is.
         """
         if self._stack.images.dtype.kind != "f":
             return
         finite = [np.isfinite(real(images)).reshape(len(images), -1).all(axis=1) for images in self._chunks()]
         bad = np.sort(self._rows)[~np.concatenate(finite)]
         if len(bad):
-            raise ValueError(
+            raise Mistake(
                 f"data.name: expected finite values, got NaN or infinity in {len(bad)} of {len(self)} "
                 f"{self._stack.what}, first at index {bad[0]}"
             )
@@ -97,21 +98,19 @@ def draw(train: Stack, test: Stack, n_train: int, n_test: int, seed: int | None)
     """Rows of training and of test examples; in the order of the file without a seed.
 
     Raises:
-      ValueError: if there are fewer than wanted.
+      Mistake: if there are fewer than wanted.
     """
     n = len(train.images)
     if train is test:
         if n_train + n_test > n:
-            raise ValueError(
-                f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}"
-            )
+            raise Mistake(f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}")
         order = np.random.default_rng(seed).permutation(n)
         return order[n_test : n_test + n_train], order[:n_test]
     rows = []
     for field, stack, wanted in (("n_train", train, n_train), ("n_test", test, n_test)):
         n = len(stack.images)
         if wanted > n:
-            raise ValueError(f"data.{field}: expected at most the {n} {stack.what}, got {wanted}")
+            raise Mistake(f"data.{field}: expected at most the {n} {stack.what}, got {wanted}")
         rows.append((np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n))[:wanted])
     return rows[0], rows[1]
 

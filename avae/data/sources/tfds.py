@@ -18,6 +18,7 @@ from absl import logging
 
 from avae.data.sources import cache
 from avae.data.sources.stacks import Stack, halves
+from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 PREFIX = "tfds:"
@@ -30,7 +31,7 @@ def read(name: str) -> tuple[Stack, Stack]:
     """The training and test stack of "tfds:<set>" or "tfds:<set>/<config>"; twice the same if it has no split.
 
     Raises:
-      ValueError: if there is no such set, it is not prepared and cannot be here, or its images are not of one size.
+      Mistake: if there is no such set, it is not prepared and cannot be here, or its images are not of one size.
     """
     builder = _builder(name)
     _features(name, builder)
@@ -68,16 +69,16 @@ def _builder(name: str) -> Any:
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(wanted, known, n=3)
         hint = f"; did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
-        raise ValueError(f"data.name: TensorFlow Datasets has no set {wanted!r}{hint}") from None
+        raise Mistake(f"data.name: TensorFlow Datasets has no set {wanted!r}{hint}") from None
     except Exception as error:  # an unknown config or version, a damaged folder: each of a type of its own
-        raise ValueError(f"data.name: TensorFlow Datasets cannot open {wanted!r} ({_line(error)})") from None
+        raise Mistake(f"data.name: TensorFlow Datasets cannot open {wanted!r} ({_line(error)})") from None
 
 
 def _prepare(builder: Any) -> None:
     """Lets TFDS download and prepare a set, if TensorFlow is there.
 
     Raises:
-      ValueError: if it is not, or it fails; says which command prepares the set.
+      Mistake: if it is not, or it fails; says which command prepares the set.
     """
     base = builder.info.full_name.rpartition("/")[0]
     by_tfds = f'pip install tensorflow && tfds build {base} --file_format=array_record --data_dir="{data_dir()}"'
@@ -85,11 +86,11 @@ def _prepare(builder: Any) -> None:
     command = f"python tools/prepare_tfds.py {base}" if base in WITHOUT_TENSORFLOW else by_tfds
     advice = f"prepare it, on a machine with a network or from its files, by: {command}"
     if importlib.util.find_spec("tensorflow") is None:
-        raise ValueError(f"data.name: {where}, nor is TensorFlow here; {advice}")
+        raise Mistake(f"data.name: {where}, nor is TensorFlow here; {advice}")
     try:
         builder.download_and_prepare()
     except Exception as error:  # of the network, of the source, of the disk
-        raise ValueError(f"data.name: {where}, and TFDS could not do it ({_line(error)}); {advice}") from None
+        raise Mistake(f"data.name: {where}, and TFDS could not do it ({_line(error)}); {advice}") from None
 
 
 def _decode(name: str, builder: Any, sizes: dict[str, int], made: pathlib.Path) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _images(
         array = example[image]
         shape = shape or array.shape
         if array.shape != shape:
-            raise ValueError(f"data.name: expected images of one size, but {name} has {shape} and {array.shape}")
+            raise Mistake(f"data.name: expected images of one size, but {name} has {shape} and {array.shape}")
         if label:
             labels.append(int(example[label]))
         largest.append(int(array.max()))
@@ -135,7 +136,7 @@ def _features(name: str, builder: Any) -> tuple[str, str]:
     """Names of the features that hold the image and the label; "" for no label.
 
     Raises:
-      ValueError: if there is no 8-bit image.
+      Mistake: if there is no 8-bit image.
     """
     import tensorflow_datasets as tfds
 
@@ -143,7 +144,7 @@ def _features(name: str, builder: Any) -> tuple[str, str]:
     images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
     images = [key for key in ("image", *images) if key in images and features[key].np_dtype == np.uint8]
     if not images:
-        raise ValueError(f"data.name: expected a set of 8-bit images, but {name} holds {', '.join(features)}")
+        raise Mistake(f"data.name: expected a set of 8-bit images, but {name} holds {', '.join(features)}")
     labels = [*given[1:], "label", LABELS.get(builder.name, "")]
     labels = [key for key in labels if key in features and isinstance(features[key], tfds.features.ClassLabel)]
     return images[0], labels[0] if labels else ""

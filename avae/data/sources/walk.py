@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from avae.runtime.mistake import Mistake
+
 PARTS = ("train", "test")
 
 
@@ -27,7 +29,7 @@ def find(root: pathlib.Path, suffixes: Sequence[str], what: str) -> list[File]:
       what: what such files hold, in the plural, for people.
 
     Raises:
-      ValueError: if there is no such file, or only some of them are in folders called train or test.
+      Mistake: if there is no such file, or only some of them are in folders called train or test.
     """
     files = []
     for path in sorted(root.rglob("*")):
@@ -38,11 +40,11 @@ def find(root: pathlib.Path, suffixes: Sequence[str], what: str) -> list[File]:
             category = next((name for name in folders if name.lower() not in PARTS), root.resolve().name)
             files.append(File(path, category, part))
     if not files:
-        raise ValueError(f"data.name: expected {what} ({', '.join(suffixes)}) in the folder {root}, found none")
+        raise Mistake(f"data.name: expected {what} ({', '.join(suffixes)}) in the folder {root}, found none")
     parts = {file.part for file in files}
     if "" in parts and len(parts) > 1:
         stray = next(file.path for file in files if not file.part)
-        raise ValueError(f"data.name: expected all {what} of {root} in a folder train or test, or none, but {stray}")
+        raise Mistake(f"data.name: expected all {what} of {root} in a folder train or test, or none, but {stray}")
     return files
 
 
