@@ -17,10 +17,11 @@ from avae.evaluation.evaluate import evaluate
 from avae.evaluation.history import history
 from avae.networks.likelihoods import PaperLoss
 from avae.report import page as report
-from avae.report.figures import orientation_strip
+from avae.report.figures import orientation_strip, save
 from avae.report.tables import as_text
 from avae.runtime import devices
 from avae.runtime.mistake import Mistake
+from avae.runtime.progress import say
 from avae.training.checkpoint import load, load_experiment
 
 
@@ -51,8 +52,11 @@ def run(workdir: str | pathlib.Path, baseline: str | pathlib.Path | None = None,
         )
     results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
     if devices.first_process():
-        path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
-        print("\n".join([as_text(results.numbers), "", *remarks, f"report: {path}"]))
+        try:
+            path = report.write(workdir, results, experiment, baseline_dir=baseline, remarks=remarks)
+        finally:  # on a full disk the numbers are at least seen
+            say("\n".join([as_text(results.numbers), "", *remarks]))
+        say(f"report: {path}")
     devices.wait_for_all("report")
     return workdir / "report.html"
 
@@ -66,8 +70,8 @@ def draw_history(workdir: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(workdir) / "figures" / "history.png"
     figure = orientation_strip(*history(workdir))
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
-    print(f"history: {path}")
+    save(figure, path)
+    say(f"history: {path}")
     return path
 
 

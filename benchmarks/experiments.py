@@ -13,8 +13,10 @@ pays for the pose, and the number of weights. A plain VAE is given twice as many
 """
 
 import argparse
+import functools
 import json
 import math
+import operator
 import pathlib
 import statistics
 import sys
@@ -29,7 +31,6 @@ import eval as evaluation
 import train
 from avae.config import default, experiment
 from avae.report import figures
-from avae.report.tables import find
 
 LIGHT = {"evaluation.n_exhaustive": 1, "evaluation.n_angles": 32, "evaluation.n_curve": 1, "evaluation.curve_step": 180}
 PLAIN = {"train.search.enabled": False}
@@ -110,6 +111,11 @@ def weights_of(row: Row) -> int:
     config.update_from_flattened_dict(row.settings)
     shapes = jax.eval_shape(experiment(config).model.init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def find(run: Mapping[str, Any], path: str) -> Any:
+    """What stands in results.json at `path`, keys joined by dots."""
+    return functools.reduce(operator.getitem, path.split("."), run)
 
 
 def cell(values: Sequence[float]) -> str:

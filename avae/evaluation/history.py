@@ -12,7 +12,7 @@ import numpy as np
 from avae.align import align
 from avae.data import dataset as data
 from avae.evaluation import metrics
-from avae.evaluation.losses import over_batches
+from avae.runtime.batches import over_batches
 from avae.runtime.mistake import Mistake
 from avae.training.checkpoint import load_all, load_experiment
 

@@ -1,13 +1,14 @@
-"""What a run says while it runs: metrics.jsonl always, TensorBoard where installed, a bar or log lines for people."""
+"""What a run says while it runs: progress and sentences for people, metrics.jsonl and TensorBoard for the run."""
 
+import codecs
+import io
 import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
@@ -17,6 +18,65 @@ try:
     from tensorboardX import SummaryWriter
 except ImportError:  # the extra "tensorboard" is not installed
     SummaryWriter = None
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints to `file` (default: standard output), whatever its encoding: a queue's or a container's may be ASCII."""
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "plain").decode(encoding), file=file, flush=True)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join({"±": "+-", "°": "deg"}.get(character, "?") for character in lacking), error.end
+
+
+codecs.register_error("plain", _plain)
+
+
+class Progress(tqdm):
+    """tqdm on standard error, by the first process: a bar on a terminal, elsewhere a line every few units.
+
+    Args:
+      title: what is being done.
+      total: number of units.
+      done: units done before (a run that resumes).
+      unit: name of a unit.
+      every: units between two lines, where there is no terminal.
+    """
+
+    monitor_interval = 0  # no thread beside it
+
+    def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
+        shared: dict[str, Any] = {"desc": title, "total": total, "initial": done, "unit": unit}
+        shared["disable"] = not first_process()
+        self._lines = not sys.stderr.isatty()
+        if self._lines:  # tqdm's own output, which returns to the start of the line, goes nowhere
+            form = "{desc}: {n_fmt}/{total_fmt} {unit}s, {remaining} left{postfix}"
+            super().__init__(**shared, file=io.StringIO(), miniters=every, mininterval=0, bar_format=form)
+        else:
+            super().__init__(**shared, dynamic_ncols=True)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Shows how far it is, as a line where there is no terminal."""
+        if self._lines:
+            say(str(self), sys.stderr)
+        else:
+            super().display(msg, pos)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more units are done; `note` is shown beside the bar, or in the next line."""
+        if note:
+            self.set_postfix_str(note, refresh=False)
+        self.update(n)
+
+    def say(self, line: str) -> None:
+        """A line that does not break the bar."""
+        if not self.disable:
+            self.write(line, file=sys.stderr)
 
 
 class Writer:
@@ -60,70 +120,3 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-class Progress:
-    """How far a long job is: a bar with ETA on a terminal, lines with ETA elsewhere; both on standard error.
-
-    Args:
-      title: what is being done.
-      total: number of units.
-      done: units done before (a run that resumes).
-      unit: name of a unit.
-      every: units between two lines, where there is no terminal.
-    """
-
-    def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
-        self._title, self._total, self._done, self._first, self._every = title, total, done, done, every
-        self._unit, self._since, self._start = unit, done, time.monotonic()
-        self._bar, self._quiet = None, not first_process()
-        if self._quiet:
-            return
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
-        else:
-            self.say(f"{title}: {total - done} of {total} {unit}s to go")
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """`n` more units are done; `note` is shown beside the bar, or in the next line."""
-        before, self._done = self._done, self._done + n
-        if self._bar:
-            self._bar.update(n)
-            if note:
-                self._bar.set_postfix_str(note)
-        elif before == self._first or self._done // self._every > before // self._every or self._done == self._total:
-            line = f"{self._title}: {self._done}/{self._total} {self._unit}s{self._left()}"
-            self.say(line + (f" | {note}" if note else ""))
-        if before == self._first:
-            self._since, self._start = self._done, time.monotonic()
-
-    def say(self, line: str) -> None:
-        """A line that does not break the bar."""
-        if self._bar:
-            self._bar.write(line, file=sys.stderr)
-        elif not self._quiet:
-            print(line, file=sys.stderr, flush=True)
-
-    def _left(self) -> str:
-        """Time to go, counted without the first unit: compilation happens once."""
-        done = self._done - self._since
-        if done <= 0 or self._since == self._first:
-            return ""
-        return f", {_clock((time.monotonic() - self._start) / done * (self._total - self._done))} left"
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        if self._bar:
-            self._bar.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
