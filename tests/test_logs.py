@@ -38,18 +38,19 @@ def test_tensorboard_is_written_where_it_is_installed_and_not_missed_where_it_is
     assert logs.read_metrics(tmp_path / "without") == [{"step": 1, "loss": 1.0}]
 
 
-def test_lines_with_time_to_go_where_there_is_no_terminal(monkeypatch):
+@pytest.mark.parametrize("stopped", [5, 6])
+def test_lines_with_time_to_go_where_there_is_no_terminal(monkeypatch, stopped):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with logs.Progress("work", 6, unit="image", every=2) as progress:
         progress.say("a line")
-        for _ in range(5):
+        for _ in range(stopped):
             progress.advance(note="fine")
     written = sys.stderr.getvalue()
     assert "\r" not in written
     lines = written.splitlines()
     assert lines[:2] == ["work: 0/6 images, ? left", "a line"]
     assert lines[2:4] == [f"work: {done}/6 images, 00:00 left, fine" for done in (2, 4)]
-    assert lines[4].startswith("work: 5/6 images")  # where it stopped
+    assert lines[4].startswith(f"work: {stopped}/6 images")
     assert len(lines) == 5
 
 

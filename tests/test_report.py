@@ -1,9 +1,11 @@
 """A tiny model and 24 digits through the whole evaluation: the report shows what results.json says."""
 
 import dataclasses
+import errno
 import html
 import io
 import json
+import pathlib
 import re
 
 import jax
@@ -19,6 +21,7 @@ from avae.evaluation import likelihood as comparison
 from avae.evaluation.evaluate import Inputs, evaluate, measure
 from avae.report import page as report
 from avae.report import tables
+from avae.runtime import devices
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
@@ -223,7 +226,133 @@ def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(
     assert "plain VAE" not in tables.as_text(results.numbers)
 
 
+ODD = ["Ba$$in", "$\\frac{", "", " ", "a\nb\x00\x07", "<script>", "x" * 300, "שלום", "数据", "\udcff", "_", "%s{{ 1 }}"]
+
+
+def relabelled(results, names):
+    """The same results, where the first classes have other names."""
+    numbers = json.loads(json.dumps(results.numbers))
+    for entry, name in zip(numbers["orientation"]["classes"].values(), names, strict=False):
+        entry["name"] = name
+    return results._replace(numbers=numbers)
+
+
+@pytest.mark.parametrize("names", [ODD[:6], ODD[6:]], ids=["first", "rest"])
+def test_names_of_classes_are_any_text(written, tmp_path, capsys, names):
+    results, folder = relabelled(written[1], names), tmp_path / "Ba$$in <run>"
+    folder.mkdir()
+    page = report.write(folder, results, small()[0], remarks=["\udcff"]).read_text()
+    assert capsys.readouterr().err == ""
+    assert "could not be drawn" not in page
+    assert "<script>" not in page
+    assert "Ba$$in &lt;run&gt;" in page
+    classes = json.loads((folder / "results.json").read_text())["orientation"]["classes"].values()
+    assert [entry["name"] for entry in classes][:6] == names
+    shown = [row[0] for row in tables.tables(results.numbers)["classes"].rows][:6]
+    assert shown == [tables.caption(name) for name in names]
+    assert [row[0] for row in shown_tables(page) if row[0] in shown] == shown
+    assert all(0 < len(name) <= 40 and name.isprintable() for name in shown)
+
+
+def test_a_figure_that_fails_is_named_and_costs_no_number(written, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        assert (tmp_path / "results.json").exists()  # before anything is drawn
+        raise RuntimeError("no <ink>")
+
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "grid.png").write_bytes(b"of an older report")
+    monkeypatch.setattr(report.pictures, "grid", broken)
+    page = report.write(tmp_path, written[1], small()[0]).read_text()
+    assert "The figure could not be drawn: RuntimeError: no &lt;ink&gt;" in page
+    assert "grid.png could not be drawn: RuntimeError: no <ink>" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"loss_curve.png", "orientation.png", "posterior.png"}
+
+
+def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(written, tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        path.write_text("the first half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    (tmp_path / "results.json").write_text("{}")
+    described, params, _ = small()
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: described)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: written[1])
+    with pytest.raises(OSError, match="No space left"):
+        evaluation.run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert tables.as_text(written[1].numbers) in capsys.readouterr().out
+
+
+def measured(params, **changes):
+    """The test digits measured again, changed."""
+    data = small()[0].data
+    test, upright = (load(dataclasses.replace(data, pose=pose)).test for pose in ("fixed", "upright"))
+    test = test._replace(**changes)
+    names = tuple(str(digit) for digit in range(10))
+    return measure(params, Inputs(test, upright.images, upright.images[:3], data.transform, class_names=names), SIZES)
+
+
+def test_losses_that_are_not_finite_are_counted_and_reported(written, tmp_path, capsys):
+    described, params, _ = small()
+    results = measured(jax.tree.map(lambda leaf: leaf * 1e30, params))
+    page = report.write(tmp_path, results, described).read_text()
+    assert "<strong>24 of the losses with search are not finite.</strong>" in page
+    assert "could not be drawn" not in page
+    assert capsys.readouterr().err.count("not be drawn") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["search"]["not_finite"] == 24
+
+
+def test_one_class_has_no_clusters_to_compare(written, tmp_path):
+    described, params, _ = small()
+    results = measured(params, labels=np.zeros(24, int))
+    page = report.write(tmp_path, results, described).read_text()
+    assert "Not measured: it needs more than one class." in page
+    assert "could not be drawn" not in page
+    assert ["accuracy of k-means", tables.MISSING] in shown_tables(page)
+
+
+def test_the_posteriors_shown_are_those_of_the_public_function(written):
+    described, params, _ = small()
+    test, numbers = load(described.data).test, written[1].numbers["posterior"]
+    x = devices.take(test.images, np.arange(24))  # as the report has it: compiled once
+    posterior = avae.pose_posterior(
+        devices.replicate(params), x, key=jax.random.fold_in(jax.random.key(2), 0), n_samples=8
+    )
+    order = np.argsort(-np.asarray(posterior.entropy), kind="stable")[:8]
+    assert [entry["index"] for entry in numbers["least_certain"]] == order.tolist()
+    np.testing.assert_allclose(
+        [entry["entropy"] for entry in numbers["least_certain"]], posterior.entropy[order], rtol=1e-4
+    )
+    np.testing.assert_allclose(written[1].uncertain.images, test.images[order])
+    assert numbers["entropy"]["mean"] == pytest.approx(float(posterior.entropy.mean()), rel=1e-4)
+    assert numbers["prior_entropy"] == pytest.approx(np.log(2 * np.pi))
+
+
 SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135, n_bound=0)
+
+
+def test_one_image_of_two_channels(tmp_path):
+    shape = (8, 8, 2)
+    images = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
+    family = avae.QuarterTurns()
+    inputs = Inputs(Examples(images, np.array([0]), np.zeros((1, 1))), images, images, family, class_names=("a",))
+    model = avae.Model(avae.MLP(shape, 2, (4,)), transform=family)
+    results = measure(avae.init(jax.random.key(0), model), inputs, SMALL)
+    page = report.write(tmp_path, results, dataclasses.replace(small()[0], model=model)).read_text()
+    assert "could not be drawn" not in page
+    assert "in magenta" in page
+    assert "±" not in tables.as_text(results.numbers)  # of one image there is no standard error
+
+
+def test_posteriors_of_images_of_several_channels_are_drawn(written):
+    images = np.random.default_rng(0).random((8, 28, 28, 5))
+    for channels in (2, 3, 4, 5):
+        figure = report.pose_figures.posterior_figure(images[..., :channels], written[1].uncertain.posterior)
+        assert len(report.figures.png(figure)) > 10_000
 
 
 def test_volumes_in_a_finite_family(tmp_path):

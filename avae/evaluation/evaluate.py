@@ -122,6 +122,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     return measure(params, inputs, settings, baseline=baseline)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite is counted
 def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
     """`evaluate` on given examples."""
     start, test = time.perf_counter(), inputs.test

@@ -53,7 +53,7 @@ class Progress(tqdm):
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
         shared: dict[str, Any] = {"desc": title, "total": total, "initial": done, "unit": unit}
         shared["disable"] = not first_process()
-        self._lines = not sys.stderr.isatty()
+        self._lines, self._shown = not sys.stderr.isatty(), -1
         if self._lines:  # tqdm's own output, which returns to the start of the line, goes nowhere
             form = "{desc}: {n_fmt}/{total_fmt} {unit}s, {remaining} left{postfix}"
             super().__init__(**shared, file=io.StringIO(), miniters=every, mininterval=0, bar_format=form)
@@ -62,10 +62,11 @@ class Progress(tqdm):
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Shows how far it is, as a line where there is no terminal."""
-        if self._lines:
-            say(str(self), sys.stderr)
-        else:
+        if not self._lines:
             super().display(msg, pos)
+        elif self.n != self._shown:
+            self._shown = self.n
+            say(str(self), sys.stderr)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """`n` more units are done; `note` is shown beside the bar, or in the next line."""
