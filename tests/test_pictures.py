@@ -175,7 +175,7 @@ def test_titles_are_literal_cut_and_never_empty():
     figure = figures.orientation_histograms(rotations, np.arange(6), names)
     figures.png(figure)
     titles = [ax.get_title().split("\n")[0] for ax in figure.axes if ax.get_title()]
-    assert titles == ["Ba$$in", "$\\frac{", "(no name)", "y" * 19 + "…", "??", "数据"]
+    assert titles == ["Ba$$in", "$\\frac{", "(no name)", "y" * 14 + "…", "??", "数据"]
     figures.png(figures.orientation_strip({1.0: rotations}, np.arange(6), list(names.values())))
     figures.png(figures.training_curve({"$x^{": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}]}))
     figures.png(figures.training_curve({"AVAE": [{"step": 1, "loss": math.nan}]}))

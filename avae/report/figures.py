@@ -25,7 +25,7 @@ COLOURS = {"AVAE": "#0072B2", "plain VAE": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, FAINT = "#1f2933", "#52606d", "#e4e7eb"
 WIDTH, DPI = 8.0, 160  # inches, dots per inch
-MAX_CLASSES, MAX_TITLE = 20, 20
+MAX_CLASSES, MAX_TITLE = 20, 15
 LITERAL = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})  # a label may hold "$"
 
 
@@ -134,7 +134,7 @@ def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray,
             _petals(ax, planar_angle(epoch_rotations[labels == label]))
         row[0].set_ylabel(f"epoch {epoch:.0f}", rotation=0, ha="right", va="center", labelpad=12, color=INK, fontsize=9)
     for ax, label in zip(axes[0], classes, strict=True):
-        ax.set_title(caption(names[int(label)], 10), fontsize=10, color=INK, pad=5)
+        ax.set_title(caption(names[int(label)], 8), fontsize=10, color=INK, pad=5)
     return figure
 
 
