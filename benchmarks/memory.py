@@ -17,12 +17,13 @@ from protocol import flags, save
 
 import avae
 from avae.report.page import environment
+from avae.runtime.parts import budget
 
 CASES = {
     "64 volumes of 48^3, rotation3d": (64, (48, 48, 48, 1), avae.Rotation3D()),
     "1,024 images of 128x128, rotation": (1024, (128, 128, 1), avae.Rotation()),
 }
-BUDGET = avae.Search().budget
+BUDGET = budget()
 UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
 
 

@@ -24,7 +24,7 @@ import avae
 from avae.report.page import environment
 from avae.transforms import FAMILIES
 
-SEARCH = avae.Search(n_starts=32, top_k=2, n_local=4, n_steps=4)
+SEARCH = avae.Search(n_starts=32, top_k=2, n_local=(4,), n_steps=4)
 
 
 @dataclasses.dataclass(frozen=True)

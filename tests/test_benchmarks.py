@@ -15,7 +15,7 @@ from avae.align import search_batch
 from avae.runtime import parts as memory
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
-SEARCH = avae.Search(n_starts=6, top_k=2, n_local=2, n_steps=3, chunk=2)
+SEARCH = avae.Search(n_starts=6, top_k=2, n_local=(2,), n_steps=3)
 
 
 @pytest.fixture

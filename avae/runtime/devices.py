@@ -96,11 +96,14 @@ def take(source: np.ndarray, index: np.ndarray) -> Array:
     return jax.make_array_from_callback((len(index), *source.shape[1:]), split, rows)
 
 
-def shards_of(x: Any) -> int:
-    """Over how many devices the leading axis of `x` is split; 1 under a trace, where it is not known."""
-    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
-        return 1
-    return max(1, x.shape[0] // max(1, x.sharding.shard_shape(x.shape)[0]))
+def auto(x: Array) -> Array:
+    """The same array, where it lies, on a mesh of Auto axes: explicit ones ask each operation for its sharding."""
+    sharding: Any = None if isinstance(x, Tracer) else x.sharding
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+        return x
+    names = sharding.mesh.axis_names
+    mesh = Mesh(sharding.mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    return jax.device_put(x, NamedSharding(mesh, sharding.spec))
 
 
 def fetch(tree: Any) -> Any:

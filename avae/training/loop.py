@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jax import Array
 
+from avae.checks import check_images
 from avae.config import Experiment
 from avae.data import dataset as data
-from avae.model import Params, check_images
+from avae.model import Params
 from avae.runtime import devices
 from avae.runtime.progress import Writer
 from avae.training.checkpoint import Checkpoints
