@@ -53,7 +53,8 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
 
 
 def _check_values(x: Array, model: Model, name: str) -> None:
-    low, high, bad, first = (value.item() for value in jax.device_get(_extremes(x)))
+    with jax.ensure_compile_time_eval():  # values are at hand even where the caller is being traced
+        low, high, bad, first = (value.item() for value in jax.device_get(_extremes(x)))
     if bad:
         raise Mistake(f"{name}: expected finite values, got NaN or infinity in {bad} image(s), first at {first}")
     if problem := model.likelihood.check(np.array([low, high], np.float32)):
@@ -145,8 +146,12 @@ def check_model(params: Params, transform: Transform | None) -> Transform:
         is not normalised.
     """
     family = family_of(params.model, transform)
-    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights))
-    if concrete and not all(finite := jax.device_get(_finite(params.weights))):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
+        finite = [True]
+    else:
+        with jax.ensure_compile_time_eval():
+            finite = jax.device_get(_finite(params.weights))
+    if not all(finite):
         path = jax.tree.leaves_with_path(params.weights)[finite.index(False)][0]
         raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
     log_prior = family.log_prior(family.identity)
@@ -169,7 +174,7 @@ def check_likelihood(params: Params) -> None:
         return
     if not callable(getattr(likelihood, "log_prob", None)):
         raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
-    mean = jnp.full((1, 1, 1), 0.5)
+    mean = np.full((1, 1, 1), 0.5, np.float32)
 
     def mass(x: np.ndarray, cell: np.ndarray | float) -> float:
         pixels = jnp.asarray(x, jnp.float32)[:, None, None, None]

@@ -198,14 +198,8 @@ def _push(f: Callable[[Array], Any], alpha: Any, dof: int) -> tuple[Any, Any]:
 
 
 def _like(varying: Array, state: Any) -> Any:
-    """The first state of a loop, typed as what the loop makes of it: inside `shard_map` as varying over its axes."""
-    axes = getattr(jax.typeof(varying), "vma", frozenset())
-
-    def cast(leaf: Array) -> Array:
-        missing = tuple(axes - jax.typeof(leaf).vma)
-        return lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(cast, state) if axes else state
+    """The first state of a loop: the same values, and inside `shard_map` of a type that varies as the scalar does."""
+    return jax.tree.map(lambda leaf: jnp.where(True, leaf, varying.astype(leaf.dtype)), state)
 
 
 def _flat(tree: Any) -> Array:

@@ -14,6 +14,8 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 
+from avae.runtime.devices import hiding_axes, is_explicit
+
 CACHE = 32 * 2**20  # bytes counted: larger parts than this leave a CPU's last cache, and gain nothing there
 SHARE = 0.5  # of the budget goes to what is counted: XLA on a CPU was seen to take up to 1.6 times as much
 NUMBERS = 4 * 28 * 28  # in the examples that a CPU works on at a time within a part: more leave its cache
@@ -78,6 +80,9 @@ def in_parts(function: Callable[..., Any], arrays: Any, layout: Layout = WHOLE, 
     Returns:
       The pytree that `function` returns, with arrays [B, ...].
     """
+    sharding = jax.typeof(jax.tree.leaves(arrays)[0]).sharding
+    if is_explicit(sharding):
+        return hiding_axes(lambda arrays: in_parts(function, arrays, layout, memory), sharding)(arrays)
     shards = layout.shards
     n = jax.tree.leaves(arrays)[0].shape[0]
     rows = n // shards
