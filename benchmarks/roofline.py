@@ -29,8 +29,7 @@ from jax import Array
 from protocol import facts, flags, in_turns, save
 
 import avae
-from avae.align import look_around, refine_all, search_one, top_k
-from avae.align import score as score_starts
+from avae.align import look_around, refine_all, score as score_starts, search_one, top_k
 from avae.objective import pose_loss
 from avae.report.page import environment
 from avae.runtime.parts import in_parts

@@ -16,8 +16,7 @@ import numpy as np
 import avae
 from avae.config import default, experiment
 from avae.runtime import devices
-from avae.training import loop
-from avae.training import step as training
+from avae.training import loop, step as training
 
 jax.config.update("jax_num_cpu_devices", 8)
 MOVES = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("

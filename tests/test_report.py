@@ -16,8 +16,7 @@ from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
 from avae.evaluation.evaluate import Inputs, evaluate, measure
-from avae.report import page as report
-from avae.report import tables
+from avae.report import page as report, tables
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.

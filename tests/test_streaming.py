@@ -8,8 +8,7 @@ import pytest
 from test_data import blobs
 
 from avae.config import default, experiment
-from avae.data import dataset as data
-from avae.data import sources
+from avae.data import dataset as data, sources
 from avae.data.dataset import Data
 from avae.training import loop
 

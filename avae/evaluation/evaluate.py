@@ -20,8 +20,7 @@ from jax import Array
 from avae.align import Alignment, align
 from avae.config import Evaluation
 from avae.data.dataset import Data, Examples, load
-from avae.evaluation import likelihood as comparison
-from avae.evaluation import metrics
+from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import Curve, loss_curves
 from avae.evaluation.losses import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
