@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, embedded, folders, meshes, mrc, tfds
+from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, tfds
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index
@@ -59,6 +59,30 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
     for part in parts:
         part.check_finite()
     return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names)
+
+
+def fingerprint(name: str, *, dim: int) -> str:
+    """A short hash of what a source holds, wherever it lies and whenever it was written.
+
+    It changes with the number, shape, dtype and labels of the examples, and with any value of the at most 256 evenly
+    spaced examples (or files of a folder) that are read. Two sources that differ elsewhere alone are not told apart.
+
+    Args:
+      name: as for `read`.
+      dim: as for `read`.
+
+    Returns:
+      16 hexadecimal digits.
+
+    Raises:
+      Mistake: if the source is missing, damaged, or of another dimension.
+    """
+    check_dim(name, dim)
+    path = pathlib.Path(name).expanduser()
+    if name not in EMBEDDED and path.is_dir():
+        return identity.of_files(path, (folders if dim == 2 else meshes).find(path))
+    train, test = _stacks(name, path, dim)
+    return identity.of_stacks((train,) if train is test else (train, test))
 
 
 def missing(name: str) -> str:

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from avae.data.sources import cache, meshes
+from avae.data.sources import cache, meshes, walk
 from avae.data.sources.stacks import Stack, halves, real
-from avae.data.sources.walk import File, find, some
+from avae.data.sources.walk import File, some
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
@@ -63,7 +63,7 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if there is no image, more than a tenth of them cannot be read, or they differ in size or kind.
     """
-    files = _find(root)
+    files = find(root)
     digest = hashlib.sha256()
     for file in files:
         state = file.path.stat()
@@ -79,9 +79,14 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
     return halves(arrays, f"readable images of {root}", Linear(low, high))
 
 
-def _find(root: pathlib.Path) -> list[File]:
+def find(root: pathlib.Path) -> list[File]:
+    """The images below `root`: see `avae.data.sources.walk.find`.
+
+    Raises:
+      Mistake: if there are none, or folders called train without folders called test.
+    """
     try:
-        files = find(root, SUFFIXES, "images")
+        files = walk.find(root, SUFFIXES, "images")
     except ValueError:
         if any(path.suffix.lower() in meshes.SUFFIXES for path in root.rglob("*")):
             raise Mistake(f"data.transform: meshes become volumes, but the transform poses images: {root}") from None
