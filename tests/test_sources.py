@@ -7,11 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 
-import avae
+from avae import data
 from avae.data import sources
 from avae.data.sources import meshes
 
-ROOT = pathlib.Path(avae.__file__).parent
+ROOT = pathlib.Path(data.__file__).parent
 
 
 def numbered(n, *shape):
@@ -129,6 +129,22 @@ def test_values_become_floats(values, expected, tmp_path):
     raw = read(tmp_path / "stack.npy", n_train=1, n_test=1)
     assert raw.train_images.dtype == np.float32
     np.testing.assert_allclose(raw.train_images[0, 0, :, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1, 1), (2, 2 / 255)])
+def test_masks_of_eight_bits_are_0_and_1(largest, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sources.stacks, "CHUNK", 32)
+    masks = np.zeros((9, 4, 4), np.uint8)
+    masks[8, 1, 2] = masks[2, 3, 3] = 1  # the whole file counts, not the rows that are drawn
+    masks[5, 0, 0] = largest
+    np.save(tmp_path / "a.npy", masks)
+    raw = sources.read(str(tmp_path / "a.npy"), dim=2, n_train=7, n_test=2)
+    assert raw.train_images.on_disk
+    assert ("8-bit values of 0 and 1 alone are taken as 0 and 1" in capsys.readouterr().err) == (largest == 1)
+    assert max(raw.train_images[:].max(), raw.test_images[:].max()) == np.float32(expected)
+    np.savez(tmp_path / "a.npz", train_images=masks[:5], test_images=masks[5:])
+    raw = read(tmp_path / "a.npz", n_train=5, n_test=4)
+    assert raw.train_images.max() == np.float32(1 if largest == 1 else 1 / 255)  # both parts are on one scale
 
 
 def test_the_split_is_disjoint_and_follows_the_seed(tmp_path):

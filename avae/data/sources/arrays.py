@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from avae.data.sources.meshes import PARTS
-from avae.data.sources.stacks import Stack
+from avae.data.sources.stacks import Stack, zero_one
+from avae.data.sources.walk import PARTS
 from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".npy", ".npz")
@@ -41,7 +41,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
                 f"data.name: expected train and test images of one shape, got {train.images.shape[1:]} and "
                 f"{test.images.shape[1:]} in {name}"
             )
-        return train, test
+        return zero_one(train, test)
     keys = [key for key in ("images", "volumes") if key in arrays] or [key for key in arrays if key != "labels"]
     if len(keys) != 1:
         raise Mistake(
@@ -49,7 +49,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             f"test_images, got {', '.join(arrays) or 'no array'}"
         )
     stack = _stack(name, arrays, keys[0], "labels", f"examples of {name}", dim)
-    return stack, stack
+    return zero_one(stack, stack)
 
 
 def with_channels(images: np.ndarray, where: str, dim: int) -> np.ndarray:

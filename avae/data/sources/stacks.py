@@ -1,6 +1,7 @@
 """Stacks of examples as they are stored, in memory or on disk, and rows of them as float32 when asked for."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -43,6 +44,28 @@ def halves(
         Stack(arrays[f"{part}_images"], arrays.get(f"{part}_labels"), f"{part} {what}", scale) for part in PARTS
     )
     return train, test
+
+
+def zero_one(train: Stack, test: Stack) -> tuple[Stack, Stack]:
+    """The stacks; as bools, with a line on standard error, where their 8-bit values are 0 and 1 alone: masks, voxels.
+
+    A file is gone through once, up to the first value above 1.
+    """
+    stacks = [stack for stack in (train, test) if stack.images.dtype == np.uint8]
+    if not stacks or any(part.max() > 1 for stack in stacks for part in _parts(stack.images)):
+        return train, test
+    print(f"{train.what.removeprefix('train ')}: 8-bit values of 0 and 1 alone are taken as 0 and 1", file=sys.stderr)
+    bits = [
+        stack._replace(images=stack.images.view(bool)) if stack.images.dtype == np.uint8 else stack
+        for stack in (train, test)
+    ]
+    return bits[0], bits[0] if train is test else bits[1]
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """A stack, a bounded number at a time."""
+    size = max(1, CHUNK // math.prod(images.shape[1:]))
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 class Rows:
