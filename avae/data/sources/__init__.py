@@ -14,6 +14,7 @@ from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, 
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index
+from avae.data.sources.walk import expanded
 from avae.runtime.mistake import Mistake
 
 
@@ -49,7 +50,7 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
       Mistake: if the source is missing, damaged, of another dimension or shape, not finite, or too small.
     """
     check_dim(name, dim)
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if dim == 3 and name not in EMBEDDED and path.is_dir():
         return _meshes(path, n_train, n_test, seed, side, up)
     train, test = _stacks(name, path, dim)
@@ -78,16 +79,16 @@ def fingerprint(name: str, *, dim: int) -> str:
       Mistake: if the source is missing, damaged, or of another dimension.
     """
     check_dim(name, dim)
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if name not in EMBEDDED and path.is_dir():
-        return identity.of_files(path, (folders if dim == 2 else meshes).find(path))
+        return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
     train, test = _stacks(name, path, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
 
 
 def missing(name: str) -> str:
     """The sentence for a name that is neither embedded nor a path, with what it may have meant."""
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     beside = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(name, [*EMBEDDED, *beside, *(tfds.PREFIX + known for known in tfds.KNOWN)], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -126,7 +127,7 @@ def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 
 def _meshes(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up: str) -> Raw:
     train, test = meshes.read(root, n_train, n_test, seed, side, up)
-    categories = sorted({mesh.category for mesh in meshes.find(root)})
+    categories = sorted({mesh.category for mesh in meshes.find(root, quiet=True)})
     labels = [np.array([categories.index(name) for name in part.categories], np.int32) for part in (train, test)]
     rows = [
         Rows(Stack(part.volumes, None, f"meshes of {root}"), np.arange(len(part.volumes))) for part in (train, test)

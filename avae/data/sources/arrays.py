@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from avae.data.sources.stacks import Stack, zero_one
-from avae.data.sources.walk import PARTS
+from avae.data.sources.walk import PARTS, text
 from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".npy", ".npz")
@@ -27,7 +27,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if the file is damaged, or its arrays are not of such a kind, name or shape.
     """
-    name = str(path)
+    name = text(path)
     arrays = {key.replace("_volumes", "_images"): array for key, array in _stored(path).items()}
     if any(key in arrays for key in SPLIT):
         if lacking := [key for key in SPLIT[::2] if key not in arrays]:

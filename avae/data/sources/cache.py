@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from avae.data.sources.walk import expanded, text
 from avae.runtime.mistake import Mistake
 
 MANIFEST = "manifest.json"
@@ -29,7 +30,7 @@ MANIFEST = "manifest.json"
 
 def root() -> pathlib.Path:
     """The folder of all caches: that in the environment variable AVAE_CACHE, or ~/.cache/avae."""
-    return pathlib.Path(os.environ.get("AVAE_CACHE") or "~/.cache/avae").expanduser()
+    return expanded(os.environ.get("AVAE_CACHE") or "~/.cache/avae")
 
 
 def cached(
@@ -49,7 +50,7 @@ def cached(
     problem = _problem(folder, source)
     if problem:
         if folder.exists():
-            print(f"cache {folder}: {problem}; building it again", file=sys.stderr)
+            print(f"cache {text(folder)}: {problem}; building it again", file=sys.stderr)
         try:
             _build(folder, source, build)
         except OSError as error:

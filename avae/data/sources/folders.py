@@ -27,7 +27,7 @@ import numpy as np
 from avae.data.sources import cache, meshes, pictures, tiff, walk
 from avae.data.sources.pictures import Picture
 from avae.data.sources.stacks import Stack, halves, zero_one
-from avae.data.sources.walk import File, some
+from avae.data.sources.walk import File, some, text
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
@@ -69,29 +69,29 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
     arrays, facts = cache.cached(name, digest.hexdigest(), lambda made: _decode(root, files, made))
     for key, what in (("unreadable", "left out"), ("oblong", "with pixels that are not square, taken as square")):
         if facts[key]:
-            print(f"{root}: {len(facts[key])} file(s) {what}: {some(facts[key])}", file=sys.stderr)
-    what = f"readable images of {root}"
+            print(f"{text(root)}: {len(facts[key])} file(s) {what}: {some(facts[key])}", file=sys.stderr)
+    what = f"readable images of {text(root)}"
     low, high, mean = facts["range"]
     dtype = next(array.dtype for key, array in arrays.items() if key.endswith("images"))
     if dtype in (np.uint8, np.bool):
         return zero_one(*halves(arrays, what))
     if dtype.kind == "f" and 0 <= low <= high <= 1:
         return halves(arrays, what)
-    print(f"{root}: values from {low:.6g} to {high:.6g} (mean {mean:.6g}) become 0 to 1", file=sys.stderr)
+    print(f"{text(root)}: values from {low:.6g} to {high:.6g} (mean {mean:.6g}) become 0 to 1", file=sys.stderr)
     opaque = 0 if not facts["alpha"] else 1 if dtype.kind == "f" else np.iinfo(dtype).max
     return halves(arrays, what, Linear(low, high, opaque))
 
 
-def find(root: pathlib.Path) -> list[File]:
+def find(root: pathlib.Path, *, quiet: bool = False) -> list[File]:
     """The images below `root`: see `avae.data.sources.walk.find`.
 
     Raises:
       Mistake: if there are none, or folders called train without folders called test.
     """
     try:
-        files = walk.find(root, SUFFIXES, "images")
+        files = walk.find(root, SUFFIXES, "images", quiet=quiet)
     except ValueError:
-        if any(path.suffix.lower() in meshes.SUFFIXES for path in root.rglob("*")):
+        if walk.holds(root, meshes.SUFFIXES):
             raise Mistake(f"data.transform: meshes become volumes, but the transform poses images: {root}") from None
         raise
     parts = sorted({file.part for file in files})
@@ -119,7 +119,7 @@ def _decode(root: pathlib.Path, files: list[File], made: pathlib.Path) -> dict[s
     log = _Log([], [], [])
     good, alpha = _headers(root, files, log)
     labelled = len({file.category for file in files}) > 1
-    with Progress(f"decoding {root}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
+    with Progress(f"decoding {text(root)}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
         for part in sorted({file.part for file in good}):
             categories: list[str] = []
             prefix = f"{part}_" if part else ""

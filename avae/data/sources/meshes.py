@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avae.data.sources import walk as tree
+from avae.data.sources import walk
 from avae.data.sources.walk import PARTS, File, some
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
@@ -37,9 +37,9 @@ def stand(voxels: np.ndarray) -> np.ndarray:
     return voxels[..., ::-1, ::-1].swapaxes(-1, -3)
 
 
-def find(root: pathlib.Path) -> list[File]:
+def find(root: pathlib.Path, *, quiet: bool = False) -> list[File]:
     """The meshes below `root`: see `avae.data.sources.walk.find`."""
-    return tree.find(root, SUFFIXES, "meshes")
+    return walk.find(root, SUFFIXES, "meshes", quiet=quiet)
 
 
 def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
