@@ -95,8 +95,15 @@ def missing(name: str) -> str:
     return (
         f"data.name: expected {', '.join(EMBEDDED)}, {tfds.PREFIX}<set>, or a path to a stack "
         f"({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or to a folder of images or meshes, but nothing is at "
-        f"{name!r}{hint}"
+        f"{name!r}{hint}{_elsewhere(path)}"
     )
+
+
+def _elsewhere(path: pathlib.Path) -> str:
+    """Which place was tried, for the end of a message; "" where the name is hardly a path."""
+    if len(path.parts) < 2 and not path.suffix:
+        return ""
+    return f" (tried {path.absolute()}; where a run's data have moved, eval.py takes --data=PATH)"
 
 
 def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
@@ -121,8 +128,18 @@ def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             return kind.read(path, dim)
     raise Mistake(
         f"data.name: expected a stack ({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or a folder of images or "
-        f"meshes, got the file {path}"
+        f"meshes, got the file {path}; {_way_out(path)}"
     )
+
+
+def _way_out(path: pathlib.Path) -> str:
+    """How a file of another kind becomes one that is read."""
+    suffix = path.suffix.lower()
+    if suffix in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        return "unpack it first"
+    if suffix in folders.SUFFIXES or suffix in meshes.SUFFIXES:
+        return "name the folder that holds it, or save a stack of many pages as .npy"
+    return "save what it holds by numpy.save as one array, examples first"
 
 
 def _meshes(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up: str) -> Raw:

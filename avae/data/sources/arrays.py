@@ -1,9 +1,11 @@
 """The user's own arrays: .npy and .npz files."""
 
+import functools
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -79,14 +81,31 @@ def _stored(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # no archive, but one array
-                return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+                return {"images": _loaded(path, "images", lambda: np.load(path, mmap_mode="r", allow_pickle=False))}
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
+                arrays = {key: _loaded(path, key, functools.partial(archive.get, key)) for key in archive}
+                return {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+    except Mistake:
+        raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Mistake(
             f"data.name: expected arrays of numbers as numpy.save and numpy.savez write them, but {path} cannot "
             f"be read ({error})"
+        ) from None
+
+
+def _loaded(path: pathlib.Path, key: str, load: Callable[[], Any]) -> Any:
+    """What `load` returns; says what to do about arrays of Python objects, which are not loaded."""
+    try:
+        return load()
+    except ValueError as error:
+        if "bject" not in str(error):  # "Object arrays cannot be loaded", "Python objects in dtype"
+            raise
+        better = "labels.astype(str)" if "labels" in key else "numpy.stack(list(images))"
+        raise Mistake(
+            f"data.name: expected {key} of {path} to be numbers or strings, got Python objects (dtype object), which "
+            f"are not loaded; save {better}"
         ) from None
 
 
@@ -95,12 +114,27 @@ def _stack(name: str, arrays: Mapping[str, np.ndarray], key: str, label_key: str
     images = arrays[key]
     where = f"{key} of {name}"
     if images.dtype != np.uint8 and images.dtype.kind not in "bf":
-        raise Mistake(f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}")
+        raise Mistake(
+            f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}; {_advice(images)}"
+        )
     images = with_channels(images, where, dim)
     labels = arrays.get(label_key)
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "biuUS"):
         raise Mistake(
             f"data.name: expected {label_key} of {name} to be integers or strings [{len(images)}], got dtype "
-            f"{labels.dtype} and shape {labels.shape}"
+            f"{labels.dtype} and shape {labels.shape}; save one integer or string for each example"
         )
     return Stack(images, labels, what)
+
+
+def _advice(images: np.ndarray) -> str:
+    """How arrays of other kinds can be saved so that they are read."""
+    if images.dtype.kind == "c":
+        return "save their absolute values, or real and imaginary part as two channels"
+    if images.dtype.kind not in "iu":
+        return "save one array of numbers"
+    return (
+        "whole numbers have no scale of their own: save masks as x.astype(bool), other images as "
+        "x.astype('float32') / the value that is to be 1, or raw counts at mean 0 and standard deviation 1 for "
+        "--config.likelihood.name=gaussian"
+    )

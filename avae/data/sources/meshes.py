@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avae.data.sources import walk
+from avae.data.sources.stacks import fitting
 from avae.data.sources.walk import PARTS, File, some
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
@@ -136,7 +137,7 @@ def _check_enough(
     if not split and wanted["train"] + wanted["test"] > usable["train"]:
         raise Mistake(
             f"data: expected n_train + n_test of at most the {usable['train']} usable meshes of {root}, got "
-            f"{wanted['train']} + {wanted['test']}{why}"
+            f"{wanted['train']} + {wanted['test']}{fitting(wanted['train'], wanted['test'], usable['train'])}{why}"
         )
 
 

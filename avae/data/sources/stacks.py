@@ -126,16 +126,30 @@ def draw(train: Stack, test: Stack, n_train: int, n_test: int, seed: int | None)
     n = len(train.images)
     if train is test:
         if n_train + n_test > n:
-            raise Mistake(f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}")
+            raise Mistake(
+                f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}"
+                + fitting(n_train, n_test, n)
+            )
         order = np.random.default_rng(seed).permutation(n)
         return order[n_test : n_test + n_train], order[:n_test]
     rows = []
     for field, stack, wanted in (("n_train", train, n_train), ("n_test", test, n_test)):
         n = len(stack.images)
         if wanted > n:
-            raise Mistake(f"data.{field}: expected at most the {n} {stack.what}, got {wanted}")
+            raise Mistake(
+                f"data.{field}: expected at most the {n} {stack.what}, got {wanted}; "
+                f"--config.data.{field}={n} takes all"
+            )
         rows.append((np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n))[:wanted])
     return rows[0], rows[1]
+
+
+def fitting(n_train: int, n_test: int, n: int) -> str:
+    """The flags that divide `n` examples as `n_train` and `n_test` would, for the end of a message."""
+    if n < 2:
+        return ""
+    test = min(max(1, round(n * n_test / (n_train + n_test))), n - 1)
+    return f"; --config.data.n_train={n - test} --config.data.n_test={test} takes all"
 
 
 def index(train: Stack, test: Stack) -> tuple[tuple[str, ...], list[np.ndarray]]:
@@ -144,9 +158,9 @@ def index(train: Stack, test: Stack) -> tuple[tuple[str, ...], list[np.ndarray]]
     There are no names where the test examples, which are measured, have no labels.
     """
     given = [stack.labels for stack in (train, test) if stack.labels is not None]
-    given = [labels.astype(str) if labels.dtype.kind == "S" else labels for labels in given]
-    if len({labels.dtype.kind == "U" for labels in given}) > 1:
-        given = [labels.astype(str) for labels in given]
+    given = [np.char.decode(x, "utf-8", "backslashreplace") if x.dtype.kind == "S" else x for x in given]
+    if len({x.dtype.kind == "U" for x in given}) > 1 or (given and np.result_type(*given).kind == "f"):
+        given = [labels.astype(str) for labels in given]  # names and numbers, or numbers that no integer holds
     names = np.unique(np.concatenate(given)) if given else np.zeros(0, str)
     indices = iter(np.searchsorted(names, labels).astype(np.int32) for labels in given)
     parts = [
