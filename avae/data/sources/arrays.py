@@ -100,7 +100,7 @@ def _loaded(path: pathlib.Path, key: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except ValueError as error:
-        if "bject" not in str(error):  # "Object arrays cannot be loaded", "Python objects in dtype"
+        if not any(words in str(error) for words in ("Object arrays", "Python objects")):  # of NumPy
             raise
         better = "labels.astype(str)" if "labels" in key else "numpy.stack(list(images))"
         raise Mistake(
