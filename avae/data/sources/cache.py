@@ -47,16 +47,15 @@ def cached(
       Mistake: if the folder cannot be written.
     """
     folder = root() / name
-    problem = _problem(folder, source)
-    if problem:
-        if folder.exists():
-            print(f"cache {text(folder)}: {problem}; building it again", file=sys.stderr)
-        try:
+    try:
+        if problem := _problem(folder, source):
+            if folder.exists():
+                print(f"cache {text(folder)}: {problem}; building it again", file=sys.stderr)
             _build(folder, source, build)
-        except OSError as error:
-            raise Mistake(
-                f"cache: cannot write {folder} ({error}); the environment variable AVAE_CACHE may name another folder"
-            ) from None
+    except OSError as error:
+        raise Mistake(
+            f"cache: cannot write {folder} ({error}); the environment variable AVAE_CACHE may name another folder"
+        ) from None
     manifest = json.loads((folder / MANIFEST).read_text())
     arrays = {pathlib.Path(file).stem: np.load(folder / file, mmap_mode="r") for file in manifest["sha256"]}
     return arrays, manifest["facts"]

@@ -1,5 +1,6 @@
 """Stacks of examples as they are stored, in memory or on disk, and rows of them as float32 when asked for."""
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +91,13 @@ class Rows:
         return self[:].astype(dtype or np.float32, copy=False)
 
     def range(self) -> tuple[float, float]:
-        """The least and the largest value of all of them."""
+        """The least and the largest value of all of them; 0 and 1 without a look where they cannot be others."""
+        if self._stack.scale is real and self._stack.images.dtype.kind != "f":
+            return 0.0, 1.0
+        return self._range
+
+    @functools.cached_property
+    def _range(self) -> tuple[float, float]:
         ranges = [(images.min(), images.max()) for images in map(self._stack.scale, self._chunks())]
         return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
 
