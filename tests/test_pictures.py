@@ -1,258 +1,145 @@
-"""One image file as stored numbers: depth, polarity, palettes, transparency, orientation, and what is refused."""
+"""Views of volumes whose look is known, galleries of pictures of any size, and histograms of many classes."""
 
-import sys
-import types
-import zlib
+import io
+import math
 
+import matplotlib.image
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image, ImageOps, PngImagePlugin
 
-from avae.data import sources
-from avae.data.sources import folders, pictures
-
-RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (5, 4), np.uint8)
-COLOUR = RNG.integers(0, 256, (5, 4, 3), np.uint8)
+from avae.evaluation.curves import turns
+from avae.report import figures, pictures
+from avae.transforms.warp import warp
 
 
-def pixels(path):
-    """The stored numbers, which are of the kind that the header promised."""
-    with folders._opened(path) as picture:
-        kind = picture.kind
-    image = folders._pixels(path)
-    assert (image.shape, image.dtype.name) == (kind.shape, kind.dtype)
-    return image
+def cube(side=12, half=3):
+    """A solid cube [side, side, side] in the middle."""
+    volume = np.zeros((side,) * 3, np.float32)
+    inner = slice(side // 2 - half, side // 2 + half)
+    volume[inner, inner, inner] = 1
+    return volume
 
 
-def tiff(path, array, **settings):
-    tifffile.imwrite(path, array, **settings)
-    return pixels(path)
+def pixels(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return matplotlib.image.imread(io.BytesIO(buffer.getvalue()))[..., :3]
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "a.tif"
+def dark(picture):
+    """Centre [x, y] of what is not white, in pixels from the picture's centre."""
+    y, x = np.nonzero(picture < 0.9)
+    return np.array([x.mean(), y.mean()]) - (picture.shape[0] - 1) / 2
 
 
-# --- TIFF -----------------------------------------------------------------------------------------------------------
+def test_empty_space_is_white_and_solids_are_not():
+    assert (pictures.render(np.zeros((6, 8, 10))) == 1).all()
+    view = pictures.render(cube(), size=48)
+    assert view.shape == (48, 48)
+    assert view[0, 0] == 1
+    assert view[24, 24] < 0.9
+    np.testing.assert_allclose(pictures.render(5 + 2 * cube(), 5, 7, size=48), view, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("bigtiff", [False, True])
-@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"])
-def test_every_kind_of_number_keeps_its_value(path, dtype, order, bigtiff):
-    limits = np.finfo(dtype) if dtype[0] == "f" else np.iinfo(dtype)
-    array = np.linspace(float(limits.min) / 3, float(limits.max) / 3, 20).astype(dtype).reshape(5, 4)
-    found = tiff(path, array, byteorder=order, bigtiff=bigtiff, photometric="minisblack")
-    np.testing.assert_array_equal(found[..., 0], array)
-    assert found.dtype.isnative
+def test_a_view_is_the_projection_along_its_own_axes():
+    """A small ball out along each axis is seen where `view` says."""
+    for axis in range(3):  # x, y, z
+        volume = np.zeros((16,) * 3)
+        place = [8, 8, 8]
+        place[2 - axis] += 4
+        volume[tuple(slice(i - 1, i + 1) for i in place)] = 1
+        expected = 48 / 16 * (pictures.view(3) @ (4 * np.eye(3)[axis]))[:2]
+        np.testing.assert_allclose(dark(pictures.render(volume, size=48)), expected, atol=1.0)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
-@pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize("extra", [[], ["unassalpha"], ["unspecified"]])
-def test_colours_of_every_depth(path, dtype, planar, extra):
-    array = RNG.integers(0, np.iinfo(dtype).max, (5, 4, 3 + len(extra)), dtype)
-    stored = np.moveaxis(array, -1, 0) if planar == "separate" else array
-    found = tiff(path, stored, photometric="rgb", planarconfig=planar, extrasamples=extra)
-    np.testing.assert_array_equal(found, array)
-    with folders._opened(path) as picture:
-        assert picture.kind.alpha == (extra == ["unassalpha"])
+def test_what_is_nearer_hides_what_is_behind():
+    """The viewer at +z, above, sees the near plate's shade: the far one changes nothing."""
+    near = np.zeros((12, 12, 12))
+    near[9:12, 1:11, 1:11] = 1
+    far = np.zeros((12, 12, 12))
+    far[4:6, 8:10, 8:10] = 1  # behind the middle of the plate, along the line of sight
+    covered = pictures.render(far, size=48) < 0.9
+    assert covered.sum() > 10
+    view, both = pictures.render(near, size=48), pictures.render(near + far, size=48)
+    np.testing.assert_allclose(both[covered], view[covered], atol=0.02)
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int8, np.int16])
-def test_zero_may_be_white(path, dtype):
-    array = RNG.integers(0, 2, (5, 4)).astype(bool) if dtype is bool else GREY.astype(dtype)
-    black = tiff(path, array, photometric="minisblack")
-    white = tiff(path, array, photometric="miniswhite")
-    np.testing.assert_array_equal(black[..., 0], array)
-    top, bottom = (1, 0) if dtype is bool else (np.iinfo(dtype).max, np.iinfo(dtype).min)
-    np.testing.assert_array_equal(white.astype(int), top + bottom - black.astype(int))
+def test_light_comes_from_above():
+    view = pictures.render(cube(24, 6), size=96)
+    top, front = view[48 - 32, 48], view[48 + 12, 48 - 8]
+    assert top > front + 0.05
 
 
-def test_real_numbers_with_a_white_zero_are_refused(path):
-    with pytest.raises(ValueError, match=r"zero is white .*no number black"):
-        tiff(path, GREY.astype(np.float32), photometric="miniswhite")
+def test_view_is_a_rotation():
+    np.testing.assert_allclose(pictures.view(3) @ pictures.view(3).T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(pictures.view(3)) == pytest.approx(1)
+    assert pictures.view(3)[2] @ [0, -1, 0] > 0  # the top is turned towards the viewer
 
 
-@pytest.mark.parametrize(("unit", "dtype"), [(257, np.uint8), (256, np.uint8), (1, np.uint16)])
-def test_palettes_keep_their_depth(path, unit, dtype):
-    colours = RNG.integers(0, 256, (3, 256)).astype(np.uint16) * unit
-    found = tiff(path, GREY, photometric="palette", colormap=colours)
-    np.testing.assert_array_equal(found, (colours // unit).T[GREY].astype(dtype))
+def test_central_slices_have_y_down_and_name_their_axes():
+    volume = np.zeros((4, 6, 8, 1))
+    volume[2, 3, 4] = 1
+    volume[0] = 0.5
+    across_z, across_y, across_x = pictures.central_slices(volume)
+    assert (across_z.shape, across_y.shape, across_x.shape) == ((6, 8, 1), (4, 8, 1), (6, 4, 1))
+    assert across_z[3, 4] == across_y[2, 4] == across_x[3, 2] == 1
+    assert (across_x[:, 0] == 0.5).all()
 
 
-def test_colours_multiplied_by_alpha_are_divided(path):
-    straight = np.uint8([[[200, 100, 50, 255], [200, 100, 50, 51], [0, 0, 0, 0]]])
-    stored = straight.copy()
-    stored[..., :3] = np.round(straight[..., :3] * (straight[..., 3:] / 255))
-    np.testing.assert_array_equal(tiff(path, stored, photometric="rgb", extrasamples=["assocalpha"]), straight)
+@pytest.mark.parametrize("space", [(8, 8), (6, 8, 8)], ids=str)
+def test_grids_take_canonical_frames_of_another_size(space):
+    rng = np.random.default_rng(0)
+    dim = len(space)
+    images = rng.random((9, *space, 1))
+    canonical = rng.random((9, *(2 * side + 4 for side in space), 1))
+    matrix = np.tile(np.eye(dim, dim + 1), (9, 1, 1))
+    figure = pictures.grid(images, canonical, images, matrix, images)
+    n = 9 if dim == 2 else 8
+    assert len(figure.axes) == 4 * n
+    boxes = np.array([ax.get_position(original=True).size for ax in figure.axes])
+    np.testing.assert_allclose(boxes, boxes[:1] + 0 * boxes)
+    drawn = pixels(figure)
+    assert drawn.shape[1] == 1280
+    assert drawn.std() > 0.05
+    if dim == 3:
+        figure = pictures.slices(images, canonical, images, matrix)
+        assert len(figure.axes) == 3 * 4 * 3
+        assert figure.axes[0].get_title() == "x-y"
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "lzw.tif"])
-def test_orientation_is_honoured(tmp_path, orientation, suffix):
-    path = tmp_path / f"a.{suffix}"
-    image = Image.fromarray(np.kron(np.arange(20, dtype=np.uint8).reshape(5, 4) * 12, np.ones((8, 8), np.uint8)))
-    exif = image.getexif()
-    exif[274] = orientation
-    options = {"exif": exif} if "tif" not in suffix else {"tiffinfo": {274: orientation}}
-    image.save(path, **options, **({"compression": "tiff_lzw"} if "lzw" in suffix else {}))
-    image.info["exif"] = exif.tobytes()
-    expected = np.asarray(ImageOps.exif_transpose(image))
-    np.testing.assert_allclose(pixels(path)[..., 0].astype(int), expected, atol=4 * (suffix == "jpg"))
+def test_tick_points_to_what_becomes_up():
+    """A quarter turn counter-clockwise brings the right to the top."""
+    images = np.zeros((1, 9, 9, 1))
+    figure = pictures.grid(images, images, images, turns(np.array([math.pi / 2]), 2))
+    (line,) = figure.axes[0].get_lines()
+    (x0, x1), (y0, y1) = line.get_data()
+    assert x1 > x0 > 4
+    np.testing.assert_allclose([y0, y1], 4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "array",
-    [GREY, GREY > 99, COLOUR, GREY.astype(np.uint16) * 200, GREY.astype(np.float32)],
-    ids=lambda a: str(a.dtype),
-)
-def test_compressed_files_are_left_to_pillow(path, array):
-    Image.fromarray(array).save(path, compression="tiff_lzw")
-    np.testing.assert_array_equal(pixels(path), array if array.ndim == 3 else array[..., None])
+def test_turns_are_those_of_numpy(images):
+    quarter = turns(np.array([math.pi / 2]), 2)
+    np.testing.assert_allclose(warp(images[:1], quarter)[0], np.rot90(images[0]), atol=1e-5)
+    volume = np.stack([images[0], images[1]] * 6)[None]
+    turned = np.asarray(warp(volume, turns(np.array([math.pi / 2]), 3)))
+    np.testing.assert_allclose(turned[0], np.rot90(volume[0], axes=(1, 2)), atol=1e-5)
 
 
-def test_a_compressed_white_zero_of_sixteen_bits(path):
-    array = GREY.astype(np.uint16) * 200
-    Image.fromarray(array).save(path, compression="tiff_lzw", tiffinfo={262: 0})
-    with tifffile.TiffFile(path) as file:
-        assert file.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-    np.testing.assert_array_equal(pixels(path)[..., 0], 65535 - array)
+@pytest.mark.parametrize("dim", [2, 3])
+def test_orientation_histograms_show_the_twenty_largest_classes(dim):
+    labels = np.repeat(np.arange(23), 3)[:-2]  # the last has one member, two others are left out by order
+    rotations = turns(np.linspace(0, 3, len(labels)), dim)[..., :dim]
+    figure = figures.orientation_histograms(rotations, labels, {label: f"class {label}" for label in range(23)})
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert len(titles) == 20
+    assert titles[0].startswith("class 0\nR = ")
+    assert titles[-1].startswith("class 19\n")
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_few_bits_fill_the_range_of_eight(path, bits):
-    array = GREY % 2**bits
-    packed = np.packbits(np.unpackbits(array[..., None], axis=2)[..., -bits:].reshape(5, -1), axis=1)
-    Image.fromarray(GREY).save(path)
-    content = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        tags = {code: page.tags[code].valueoffset for code in (258, 279)}
-        start = page.dataoffsets[0]
-    content[tags[258] : tags[258] + 2] = bits.to_bytes(2, "little")
-    content[tags[279] : tags[279] + 4] = packed.size.to_bytes(4, "little")
-    content[start : start + packed.size] = packed.tobytes()
-    path.write_bytes(content)
-    np.testing.assert_array_equal(pixels(path)[..., 0], array * (255 // (2**bits - 1)))
-
-
-def test_what_cannot_be_kept_is_refused_by_name(path):
-    array = RNG.integers(0, 65536, (8, 16, 16, 4), np.uint16)
-    with pytest.raises(ValueError, match="8 pages"):
-        tiff(path, array[..., 0])
-    with pytest.raises(ValueError, match="16 bits of SEPARATED; save it as grey or RGB"):
-        tiff(path, array[0], photometric="separated")
-    Image.fromarray(GREY).convert("CMYK").save(path)
-    assert pixels(path).shape == (5, 4, 3)
-
-
-# --- PNG and JPEG ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("mode", "transparent", "expected"),
-    [
-        ("1", 0, "LA"),
-        ("L", 7, "LA"),
-        ("P", 0, "RGBA"),
-        ("RGB", (7, 7, 7), "RGBA"),
-        ("LA", None, "LA"),
-        ("P", None, "RGB"),
-    ],
-)
-def test_transparency_becomes_a_channel(tmp_path, mode, transparent, expected):
-    image = Image.fromarray(np.uint8([[7, 200], [200, 7]])).convert(mode)
-    image.save(tmp_path / "a.png", **({} if transparent is None else {"transparency": transparent}))
-    with Image.open(tmp_path / "a.png") as saved:
-        np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.asarray(saved.convert(expected)))
-    if transparent is not None and mode != "P":
-        assert set(np.unique(pixels(tmp_path / "a.png")[..., -1])) == {0, 255}
-
-
-def test_transparency_of_sixteen_bits(tmp_path):
-    array = np.uint16([[0, 500], [7, 65535]])
-    Image.fromarray(array).save(tmp_path / "a.png", transparency=500)
-    np.testing.assert_array_equal(
-        pixels(tmp_path / "a.png"), np.stack([array, np.uint16([[65535, 0], [65535, 65535]])], -1)
-    )
-
-
-def deep_png(path, array):
-    """A PNG of 16-bit channels [H, W, C], without filters."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    with path.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        size = array.shape[1].to_bytes(4, "big") + array.shape[0].to_bytes(4, "big")
-        PngImagePlugin.putchunk(file, b"IHDR", size, bytes([16, {2: 4, 3: 2, 4: 6}[array.shape[2]], 0, 0, 0]))
-        PngImagePlugin.putchunk(file, b"IDAT", zlib.compress(rows))
-        PngImagePlugin.putchunk(file, b"IEND", b"")
-
-
-@pytest.mark.parametrize("channels", [2, 3, 4])
-def test_sixteen_bits_a_channel_are_not_cut(tmp_path, monkeypatch, channels):
-    array = RNG.integers(0, 1000, (5, 4, channels), np.uint16)
-    deep_png(tmp_path / "a.png", array)
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(ValueError, match=r'which Pillow cuts to 8; pip install "avae\[codecs\]" reads it'):
-        pixels(tmp_path / "a.png")
-    monkeypatch.setitem(sys.modules, "imagecodecs", types.SimpleNamespace(png_decode=lambda content: array))
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), array)
-
-
-# --- folders of them ------------------------------------------------------------------------------------------------
-
-
-def read(root, write, images):
-    """What a folder of these images gives [N, H, W, C], in their order."""
-    root.mkdir()
-    for i, image in enumerate(images):
-        write(root / f"{i}.tif", image)
-    raw = sources.read(str(root), dim=2, n_train=len(images) - 1, n_test=1)
-    rows = np.random.default_rng(0).permutation(len(images))
-    return np.concatenate([raw.test_images[:], raw.train_images[:]])[np.argsort(rows)]
-
-
-def test_masks_of_eight_bits_are_0_and_1(tmp_path, capsys):
-    masks = (RNG.random((6, 5, 4)) > 0.5).astype(np.uint8)
-    np.testing.assert_array_equal(read(tmp_path / "a", tifffile.imwrite, masks)[..., 0], masks)
-    assert "8-bit values of 0 and 1 alone are taken as 0 and 1" in capsys.readouterr().err
-
-
-def test_alpha_is_scaled_by_itself(tmp_path, capsys):
-    images = RNG.integers(100, 1000, (6, 5, 4, 4), np.uint16)
-    images[..., 3] = RNG.choice([0, 65535], (6, 5, 4))
-    images[0, 0, 0, :2] = 100, 999
-
-    def write(path, image):
-        tifffile.imwrite(path, image, photometric="rgb", extrasamples=["unassalpha"])
-
-    found = read(tmp_path / "a", write, images)
-    np.testing.assert_allclose(found[..., :3], (images[..., :3] - 100.0) / 899, atol=1e-6)
-    np.testing.assert_array_equal(found[..., 3], images[..., 3] / 65535)
-    assert "values from 100 to 999" in capsys.readouterr().err
-
-
-def test_pixels_that_are_not_square_are_named(tmp_path, capsys):
-    read(tmp_path / "a", lambda path, image: tifffile.imwrite(path, image, resolution=(300, 200)), [GREY] * 3)
-    assert "3 file(s) with pixels that are not square, taken as square: 0.tif, 1.tif, 2.tif" in capsys.readouterr().err
-    read(tmp_path / "b", lambda path, image: tifffile.imwrite(path, image, resolution=(300, 300)), [GREY] * 3)
-    assert "square" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("channels", "dtype", "alpha", "words"),
-    [
-        (1, "bool", False, "1-bit grey"),
-        (2, "uint8", True, "8-bit grey with alpha"),
-        (4, "uint16", True, "16-bit colour with alpha"),
-        (1, "int8", False, "signed 8-bit grey"),
-        (3, "float64", False, "real 64-bit colour"),
-        (2, "uint8", False, "8-bit 2 channels"),
-    ],
-)
-def test_kinds_are_named(channels, dtype, alpha, words):
-    assert str(pictures.Kind((5, 4, channels), dtype, alpha)) == f"4x5 {words}"
+def test_histograms_in_space_are_of_the_angle_to_the_medoid():
+    rotations = turns(np.radians([0.0, 0.0, 0.0, 95.0]), 3)[..., :3]
+    (ax,) = figures.orientation_histograms(rotations, np.zeros(4, int)).axes
+    heights = {round(bar.get_x()): bar.get_height() for bar in ax.patches if bar.get_height()}
+    assert heights == pytest.approx({0: 0.075, 90: 0.025})
+    t, density = ax.get_lines()[0].get_data()
+    assert np.trapezoid(density, t) == pytest.approx(1, abs=1e-3)
