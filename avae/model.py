@@ -76,7 +76,7 @@ class Model:
 
     def _space(self, x: Array) -> tuple[int, ...]:
         """The canonical frame's shape, by default that of the image at hand."""
-        return tuple(getattr(self.networks, "image_shape", x.shape)[:-1])
+        return tuple((getattr(self.networks, "image_shape", None) or x.shape)[:-1])
 
     def _aligned(self, image: tuple[int, ...], canonical: tuple[int, ...]) -> bool:
         """Whether the two frames have pixels of one size, and quarter turns of each take pixels to pixels."""

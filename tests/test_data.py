@@ -12,8 +12,7 @@ import pytest
 
 import avae
 from avae.config import default, experiment, plain
-from avae.data import dataset as data
-from avae.data import posing
+from avae.data import dataset as data, posing
 from avae.data.dataset import Data
 from avae.training import step as training
 

@@ -137,7 +137,7 @@ def test_a_margin_keeps_corners(space, margin):
         back = round_trip(model, x, jnp.array(turn))
         errors[width] = float(jnp.abs(back - x).sum() / x.sum())
     assert errors[margin] < 0.2
-    assert errors[0] > 2 * errors[margin]
+    assert errors[0] > 1.5 * errors[margin]
 
 
 # --- who works in which frame ---------------------------------------------------------------------------------------

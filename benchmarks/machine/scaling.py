@@ -1,7 +1,7 @@
 """How the cost of `avae.align` grows with starts, batch size, image side and dimension of the group.
 
-    python benchmarks/scaling.py                              # all sweeps
-    python benchmarks/scaling.py --sweep starts batch         # some of them
+    PYTHONPATH=benchmarks python benchmarks/machine/scaling.py  # all sweeps
+    PYTHONPATH=benchmarks python benchmarks/machine/scaling.py --sweep starts batch  # some of them
 
 Each sweep changes one number and leaves the rest: 64 images of 28x28, rotations, 32 starts of which two are looked
 around four times and refined by four Gauss-Newton steps. Weights and images are random: times are right, losses are

@@ -1,10 +1,10 @@
 """How near each stage of the search comes to what the machine can do, and the coarse stage to plain forward passes.
 
-    python benchmarks/roofline.py                             # MLP 28x28, the default search
-    python benchmarks/roofline.py --network conv --side 40 --batch 16
+    PYTHONPATH=benchmarks python benchmarks/machine/roofline.py  # MLP 28x28, the default search
+    PYTHONPATH=benchmarks python benchmarks/machine/roofline.py --network conv --side 40 --batch 16
 
 The stages of `avae.align` are timed one by one, in turns, on random images with fresh weights: times are right, losses
-are not. Operations and bytes of each are the compiler's (`benchmarks/counts.py`). Peaks are measured in the same
+are not. Operations and bytes of each are the compiler's (`counts.py`). Peaks are measured in the same
 process: operations by a product of two large float32 matrices, bytes by a sum of two large arrays. The roofline is the
 lower of the two bounds, min(operations/s, bytes/s x operations per byte); "share" is how much of it is reached. Bytes
 that pass from kernel to kernel within a cache are faster than the memory is, so that a share can be above 100 %.
