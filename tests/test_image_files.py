@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageOps, PngImagePlugin
 
 from avae.data import sources
-from avae.data.sources import folders, pictures
+from avae.data.sources import folders, image_files
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 4), np.uint8)
@@ -255,4 +255,4 @@ def test_pixels_that_are_not_square_are_named(tmp_path, capsys):
     ],
 )
 def test_kinds_are_named(channels, dtype, alpha, words):
-    assert str(pictures.Kind((5, 4, channels), dtype, alpha)) == f"4x5 {words}"
+    assert str(image_files.Kind((5, 4, channels), dtype, alpha)) == f"4x5 {words}"

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avae.data.sources import cache, meshes, pictures, tiff, walk
-from avae.data.sources.pictures import Picture
+from avae.data.sources import cache, image_files, meshes, tiff, walk
+from avae.data.sources.image_files import Picture
 from avae.data.sources.stacks import Stack, halves, zero_one
 from avae.data.sources.walk import File, some, text
 from avae.runtime.mistake import Mistake
@@ -191,7 +191,7 @@ def _opened(path: pathlib.Path) -> Iterator[Picture]:
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about metadata, or a file that then fails
-            with (tiff if file.read(4) in tiff.MAGIC else pictures).opened(path) as picture:
+            with (tiff if file.read(4) in tiff.MAGIC else image_files).opened(path) as picture:
                 yield picture
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise Mistake(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from None

@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC
 
-from avae.data.sources import pictures
-from avae.data.sources.pictures import Kind, Picture
+from avae.data.sources import image_files
+from avae.data.sources.image_files import Kind, Picture
 from avae.runtime.mistake import Mistake
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -33,7 +33,7 @@ def opened(path: pathlib.Path) -> Iterator[Picture]:
         if page.imagedepth != 1:
             raise Mistake(f"{page.imagedepth} sections")
         if page.photometric not in PLAIN and page.bitspersample <= 8:
-            with pictures.opened(path) as picture:  # YCbCr, CMYK
+            with image_files.opened(path) as picture:  # YCbCr, CMYK
                 yield picture
             return
         x, y = (page.tags.valueof(tag, default=(0, 1)) for tag in ("XResolution", "YResolution"))
@@ -75,20 +75,20 @@ def _read(page: tifffile.TiffPage, path: pathlib.Path) -> np.ndarray:
         stored = ~stored if stored.dtype.kind in "bi" else (top - stored).astype(stored.dtype)
     if page.extrasamples[-1:] == (ASSOCIATED,):
         stored = _straight(stored, 1 if stored.dtype.kind == "f" else top)
-    return pictures.upright(stored, _orientation(page))
+    return image_files.upright(stored, _orientation(page))
 
 
 def _by_pillow(page: tifffile.TiffPage, path: pathlib.Path, error: Exception) -> np.ndarray:
     """What Pillow reads, where that is what the tags say."""
     try:
-        with pictures.opened(path) as picture:
+        with image_files.opened(path) as picture:
             if picture.kind == _kind(page):
                 image = picture.read()
                 white = page.photometric == PHOTOMETRIC.MINISWHITE and page.bitspersample == 16  # others Pillow turns
                 return 65535 - image if white else image
     except OSError:  # Pillow knows less: the first error says more
         pass
-    raise Mistake(f"{error}; {pictures.CODECS}") from None
+    raise Mistake(f"{error}; {image_files.CODECS}") from None
 
 
 def _palette(page: tifffile.TiffPage) -> np.ndarray:
