@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageOps, PngImagePlugin
 
 from avae.data import sources
-from avae.data.sources import folders
+from avae.data.sources import folders, image_files
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 4), np.uint8)

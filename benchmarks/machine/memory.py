@@ -1,6 +1,7 @@
 """Peak memory of `avae.align` on batches that do not fit its budget whole, and so go through in parts.
 
-    PYTHONPATH=benchmarks python benchmarks/machine/memory.py  # 64 volumes of 48^3 and 1,024 images of 128x128, default budget (2 GiB)
+    # 64 volumes of 48^3 and 1,024 images of 128x128, default budget (2 GiB)
+    PYTHONPATH=benchmarks python benchmarks/machine/memory.py
 
 Every case runs in a process of its own; its peak is that of the process's resident memory less what was resident just
 before the call: so it holds arguments' copies, results, and what the compiler takes. Results go to `--out`.

@@ -1,7 +1,6 @@
 """What a training step computes and what it sends, read off the compiled step; and a model of runs on many devices.
 
-PYTHONPATH=benchmarks python benchmarks/machine/scale.py --config=configs/rot_mnist.py [--devices=8] \\
-    [--flops=... --memory=... --network=...]
+PYTHONPATH=benchmarks python benchmarks/machine/scale.py --config=configs/rot_mnist.py [--devices=8 --flops=...]
 
 Counts come from the compiler (`cost_analysis` of one device's share of the step, and its all-reduce in the text of the
 compiled step, on fake CPU devices). Peaks of the accelerator are what you give: floating-point operations, bytes of

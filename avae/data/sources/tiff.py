@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC
 
+from avae.data.sources import image_files
 from avae.data.sources.image_files import Kind, Picture
 from avae.runtime.mistake import Mistake
 
