@@ -40,10 +40,12 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
         hint = "; divide 8-bit images by 255" if array.dtype == np.uint8 else ""
         raise Mistake(f"{name}: expected floating-point images {wanted}, got dtype {array.dtype}{hint}")
     if array.ndim != dim + 2:
-        hint = f"; for one example pass {name}[None]" if array.ndim == dim + 1 else ""
+        hint = f"; for one example pass {name}[None], for a batch without channels {name}[..., None]"
+        hint = hint if array.ndim == dim + 1 else ""
         raise Mistake(f"{name}: expected a batch {wanted}, channels last, got shape {array.shape}{hint}")
     if expected and array.shape[1:] != tuple(expected):
-        raise Mistake(f"{name}: expected {wanted}, got shape {array.shape}")
+        hint = "" if canonical else f"; model.image_shape of the networks says which, {tuple(expected)}"
+        raise Mistake(f"{name}: expected {wanted}, got shape {array.shape}{hint}")
     if array.shape[0] == 0:
         raise Mistake(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
     array = auto(jnp.asarray(array, jnp.float32))
