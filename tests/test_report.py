@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import re
+import sys
 
 import jax
 import matplotlib.image
@@ -19,14 +20,13 @@ from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
 from avae.evaluation.evaluate import Inputs, evaluate, measure
-from avae.report import page as report
-from avae.report import tables
+from avae.report import page as report, tables
 from avae.runtime import devices
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
 SIZES = Evaluation(draws=2, n_exhaustive=24, n_angles=8, n_curve=3, curve_step=45, n_bound=24, bound_samples=8)
-SEARCH = avae.Search(n_starts=8, top_k=4, n_steps=10)
+SEARCH = avae.Search(n_starts=8, top_k=4, n_refined=4, n_steps=10)
 
 
 def small(transform=None):
@@ -287,6 +287,20 @@ def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(writ
     assert tables.as_text(written[1].numbers) in capsys.readouterr().out
 
 
+def test_numbers_are_printed_where_standard_output_is_ascii(written, tmp_path, monkeypatch):
+    described, params, _ = small()
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: described)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: relabelled(written[1], ["数据", "ü"]))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii"))
+    evaluation.run(tmp_path)
+    printed = raw.getvalue().decode("ascii")
+    gain = written[1].numbers["gain"]
+    assert printed.startswith(f"{gain['mean']:.2f} +- {gain['standard_error']:.2f} nats below")
+    assert "\n??  " in printed
+    assert printed.endswith("report.html\n")
+
+
 def measured(params, **changes):
     """The test digits measured again, changed."""
     data = small()[0].data
@@ -368,7 +382,7 @@ def test_volumes_in_a_finite_family(tmp_path):
         posed,
         class_names=("a", "b.c", "d"),
     )
-    search = avae.Search(n_starts=4, top_k=4, n_steps=10)  # that of the exhaustive search: compiled once
+    search = avae.Search(n_starts=4, top_k=4, n_refined=4, n_steps=10)  # that of the exhaustive search: compiled once
     described = small()[0]
     model = avae.Model(avae.MLP((8, 8, 8, 1), 2, (4,)), transform=searched, search=search)
     described = dataclasses.replace(described, model=model)
