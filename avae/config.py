@@ -20,6 +20,10 @@ from avae.runtime.mistake import Mistake
 from avae.settings import PRECISIONS, Search
 from avae.transforms import FAMILIES, Transform
 
+VERSION = 1  # of the configs that runs keep on disk; `migrate` brings older ones to it
+REMOVED: dict[str, Any] = {  # settings of older versions, with the value at which they did nothing
+    "train.beta_start": None,
+}
 TRANSFORM = {
     "name": "rotation",
     "max_angle": math.pi,
@@ -180,7 +184,7 @@ def default() -> ConfigDict:
     )
 
 
-def experiment(config: Mapping[str, Any]) -> Experiment:
+def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
     """The `Experiment` that a config describes.
 
     Raises:
@@ -222,16 +226,51 @@ def plain(config: Any) -> Any:
     return tuple(plain(value) for value in config) if isinstance(config, list | tuple) else config
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def complete(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """A plain config with a value for every search setting: what a run keeps on disk, so that it says all of it.
 
     Settings that the config does not have at all, being older than they are, take their defaults.
     """
-    given = _merged("config", plain(default()), config)
+    given = _merged("config", plain(default()), plain(config))
     model = _model(given)
     search = _filled(given["search"], model.settings())
     training = _filled(given["train"]["search"], train_search(model.transform.search))
     return given | {"search": search, "train": given["train"] | {"search": training}}
+
+
+def migrate(config: Any) -> dict[str, Any]:
+    """A plain config that a run of any version kept, as this version would have written it, without its version.
+
+    Settings that no longer exist are left out: `removed` gives those that did something.
+
+    Raises:
+      Mistake: if a newer version wrote it.
+    """
+    if not isinstance(config, Mapping):
+        raise Mistake(f"config: expected a section of settings, got {config!r}")
+    version = config.get("version", 0)
+    if not isinstance(version, int) or version > VERSION:
+        raise Mistake(
+            f"config.version: expected at most {VERSION}, got {version!r}: a newer avae wrote this config; "
+            "use that version, or a newer one"
+        )
+    for name in ("version", *REMOVED):
+        config = _without(config, name)
+    return dict(config)
+
+
+def removed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an older config that no longer exist and did something, as {"section.name": value}."""
+    flat = flatten(config)
+    return {name: flat[name] for name, idle in REMOVED.items() if flat.get(name, idle) != idle}
+
+
+def _without(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A config without the setting "section.name"."""
+    key, _, rest = name.partition(".")
+    if rest and isinstance(config.get(key), Mapping):
+        return {**config, key: _without(config[key], rest)}
+    return config if rest else {other: value for other, value in config.items() if other != key}
 
 
 def _model(given: Mapping[str, Any]) -> Model:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from avae.runtime import devices
-from avae.runtime.progress import read_metrics
+from avae.training.watch import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

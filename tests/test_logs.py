@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from avae.runtime import progress as logs
+from avae.runtime.progress import Progress, _clock
+from avae.training import watch as logs
 
 
 def test_rows_come_back_and_a_run_that_resumes_drops_what_it_runs_again(tmp_path):
@@ -40,7 +41,7 @@ def test_tensorboard_is_written_where_it_is_installed_and_not_missed_where_it_is
 
 def test_lines_with_time_to_go_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with logs.Progress("work", 6, unit="image", every=2) as progress:
+    with Progress("work", 6, unit="image", every=2) as progress:
         for _ in range(6):
             progress.advance(note="fine")
     lines = sys.stderr.getvalue().splitlines()
@@ -55,7 +56,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with logs.Progress("work", 2) as progress:
+    with Progress("work", 2) as progress:
         progress.advance(note="half")
         progress.say("a line")
         progress.advance()
@@ -65,4 +66,4 @@ def test_a_bar_on_a_terminal(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3661, "1:01:01")])
 def test_clock(seconds, shown):
-    assert logs._clock(seconds) == shown
+    assert _clock(seconds) == shown

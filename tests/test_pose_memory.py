@@ -48,7 +48,7 @@ def test_a_bad_memory_does_not_trap_an_image(remembering):
 def test_poses_are_saved_with_the_state(remembering, tmp_path):
     exp = remembering[0]
     state = training.init_state(exp).replace(poses=jnp.full((64, 1), 0.5), step=jnp.asarray(7, jnp.int32))
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(state, 1.0)
         checkpoints.wait()
         restored = checkpoints.restore(training.init_state(exp))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import avae
-import eval as evaluation
+from avae import run
 from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
@@ -270,9 +270,9 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     other = dataclasses.replace(described, train=unsearched, data=dataclasses.replace(described.data, seed=1))
     runs = {tmp_path: (params, described), tmp_path / "baseline": (plain, other)}
     (tmp_path / "baseline").mkdir()
-    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: runs[folder][0])
-    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: runs[folder][1])
-    path = evaluation.run(tmp_path)
+    monkeypatch.setattr(run, "load", lambda folder, best=False: runs[folder][0])
+    monkeypatch.setattr(run.run_folder, "load_experiment", lambda folder, data=None: runs[folder][1])
+    path = run.report(tmp_path)
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     assert printed.endswith(f"report: {path}\n")

@@ -11,7 +11,6 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +19,13 @@ from jax.typing import ArrayLike
 
 from avae.data import sources
 from avae.data.sources import meshes
-from avae.runtime import devices
+from avae.runtime import devices, root_logger
 from avae.runtime.mistake import Mistake
 from avae.transforms import Rotation, Transform
 from avae.transforms.warp import compose, warp_one
+
+with root_logger.untouched():
+    import grain
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")

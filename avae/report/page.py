@@ -30,7 +30,7 @@ from avae.config import Experiment, flatten
 from avae.evaluation.evaluate import NAMES, Results
 from avae.report import figures, pictures
 from avae.report.tables import UNLABELLED, as_html, cell_html, tables, tiles
-from avae.runtime.progress import read_metrics
+from avae.training.watch import read_metrics
 
 ALT = {
     "grid": "Test examples, their canonical form and their reconstructions",

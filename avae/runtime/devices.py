@@ -6,6 +6,7 @@ same images make a batch, and each draw belongs to an example, whichever device 
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -124,6 +125,22 @@ def wait_for_all(name: str) -> None:
 def all_agree(ok: bool) -> bool:
     """Whether `ok` holds in every process."""
     return ok if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
+
+
+def in_first_process(action: Callable[[], Any]) -> None:
+    """Calls `action` in the first process alone. All processes go on when it is done, or none of them does.
+
+    Raises:
+      Mistake: in the others, if it raised in the first, which raises what it raised.
+    """
+    error = None
+    if first_process():
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+    if not all_agree(error is None):
+        raise error or Mistake("the first process could not go on; its message says why")
 
 
 def of_first_process(numbers: list[int]) -> list[int]:
