@@ -6,11 +6,15 @@ python eval.py --workdir=runs/rot_mnist --history     # only figures/history.png
 
 import sys
 
-from absl import flags
+try:
+    from absl import flags
 
-from avae import command
-from avae.run import draw_history, report
-from avae.runtime.mistake import Mistake
+    from avae import command
+    from avae.run import draw_history, report
+    from avae.runtime.mistake import Mistake
+except KeyboardInterrupt:  # the libraries take seconds to load
+    print("stopped by SIGINT", file=sys.stderr)
+    sys.exit(128 + 2)
 
 
 def main(argv: list[str]) -> None:

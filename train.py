@@ -9,12 +9,16 @@ there are; on several hosts it is started on each of them with --distributed (do
 import pathlib
 import sys
 
-from absl import flags
-from ml_collections import config_flags
+try:
+    from absl import flags
+    from ml_collections import config_flags
 
-from avae import command
-from avae.run import run
-from avae.runtime.mistake import Mistake
+    from avae import command
+    from avae.run import run
+    from avae.runtime.mistake import Mistake
+except KeyboardInterrupt:  # the libraries take seconds to load
+    print("stopped by SIGINT", file=sys.stderr)
+    sys.exit(128 + 2)
 
 
 def main(argv: list[str]) -> None:
