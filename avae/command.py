@@ -49,8 +49,8 @@ def sentences() -> Iterator[None]:
         except KeyboardInterrupt as stop:
             signum = getattr(stop, "signum", signal.SIGINT)
             _end(128 + signum, f"stopped by {signal.Signals(signum).name}; start again to go on")
-        except BrokenPipeError:
-            _end(128 + signal.SIGPIPE, "error: the reader of standard output or standard error is gone (closed pipe)")
+        except BrokenPipeError:  # SIGPIPE is 13, where there is one
+            _end(128 + 13, "error: the reader of standard output or standard error is gone (closed pipe)")
         except OSError as error:
             if error.errno not in ENVIRONMENT:
                 raise

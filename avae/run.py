@@ -1,5 +1,6 @@
 """One experiment, from its config to its report: what `train.py` and `eval.py` call."""
 
+import io
 import os
 import pathlib
 
@@ -17,7 +18,7 @@ from avae.report import page
 from avae.report.figures import orientation_strip
 from avae.report.tables import as_text
 from avae.runtime import devices
-from avae.runtime.files import expanded
+from avae.runtime.files import expanded, write_whole
 from avae.runtime.mistake import Mistake
 from avae.training import run_folder
 from avae.training.checkpoint import load
@@ -117,7 +118,9 @@ def draw_history(workdir: str | os.PathLike[str], *, data: str | None = None) ->
     run_folder.check_data(workdir, run_folder.load_experiment(workdir, data).data)
     figure = orientation_strip(*history(workdir, data_name=data))
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(path, png.getvalue())
     print(f"history: {path}")
     return path
 

@@ -131,6 +131,20 @@ def test_processes_that_cannot_find_each_other_are_a_sentence(given, message):
         devices.join(*given)
 
 
+def test_where_the_first_process_cannot_go_on_no_other_does(monkeypatch):
+    called = []
+    devices.in_first_process(lambda: called.append(1))
+    assert called == [1]
+    with pytest.raises(ZeroDivisionError):
+        devices.in_first_process(lambda: 1 / 0)
+    monkeypatch.setattr(devices, "first_process", lambda: False)
+    devices.in_first_process(lambda: called.append(2))
+    assert called == [1]
+    monkeypatch.setattr(devices, "all_agree", lambda ok: False)  # as the first says
+    with pytest.raises(devices.Mistake, match="the first process could not go on; its message says why"):
+        devices.in_first_process(lambda: called.append(3))
+
+
 def test_numbers_in_the_environment_are_checked(monkeypatch):
     monkeypatch.setenv("AVAE_NUM_PROCESSES", "two")
     with pytest.raises(ValueError, match="AVAE_NUM_PROCESSES: expected a whole number, got 'two'"):

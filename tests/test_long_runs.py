@@ -112,7 +112,7 @@ def test_a_full_disk_is_a_sentence_and_the_last_good_state_is_kept(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert re.search(
-        r"OSError: checkpoint 8 could not be written \(.+\); the last good one, of step 4, is kept", done.stderr
+        r"NotSaved: checkpoint 8 could not be written \(.+\); the last good one, of step 4, is kept", done.stderr
     )
     assert steps_saved(tmp_path) == [4]
     again = fit(tiny(), tmp_path)

@@ -24,7 +24,7 @@ def remembering():
 
 def test_poses_of_the_batch_are_remembered(remembering):
     exp, images, index, poses = remembering
-    key = jax.random.split(jax.random.fold_in(jax.random.key(exp.train.seed), 0), 3)[1]
+    key = jax.random.split(jax.random.fold_in(jax.random.key(exp.train.seed), 0), 5)[2]
     found = avae.align(training.init_state(exp).params, images, key=key, search=exp.train.search)
     np.testing.assert_allclose(poses[index], found.alpha, atol=1e-5)
     np.testing.assert_array_equal(poses[32:], 0)

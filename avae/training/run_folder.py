@@ -88,21 +88,13 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
         raise Mistake(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
 
 
-def check_data(workdir: pathlib.Path, data: Data) -> str:
-    """The fingerprint of the data, checked against that of the data on which the run was trained, where it is known.
+def check_data(workdir: pathlib.Path, data: Data) -> None:
+    """Checks that these are the data on which the run was trained, where their fingerprint is known.
 
     Raises:
-      Mistake: if the two differ.
+      Mistake: if they are not.
     """
-    here, path = sources.fingerprint(data.name, dim=data.transform.dim), workdir / "data.json"
-    there = dict(_json(path)).get("fingerprint") if path.exists() else here
-    if there != here:
-        raise Mistake(
-            f"data.name: {data.name} is not what the run in {workdir} was trained on (fingerprint {there} there, "
-            f"{here} here); bring the data back, say where they are now (train.py --config.data.name=PATH, "
-            f"eval.py --data=PATH), or choose another --workdir; to take these data all the same, remove {path}"
-        )
-    return here
+    _compare(workdir, data, sources.fingerprint(data.name, dim=data.transform.dim))
 
 
 def keep_data(workdir: pathlib.Path, data: Data) -> None:
@@ -111,11 +103,22 @@ def keep_data(workdir: pathlib.Path, data: Data) -> None:
     Raises:
       Mistake: as `check_data`.
     """
-    found, path = check_data(workdir, data), workdir / "data.json"
+    found, path = sources.fingerprint(data.name, dim=data.transform.dim), workdir / "data.json"
     if not path.exists():
         content = {"name": _absolute_name(data.name), "fingerprint": found}
         devices.in_first_process(lambda: write_whole(path, json.dumps(content, indent=2) + "\n"))
-        check_data(workdir, data)
+    _compare(workdir, data, found)
+
+
+def _compare(workdir: pathlib.Path, data: Data, here: str) -> None:
+    path = workdir / "data.json"
+    there = dict(_json(path)).get("fingerprint") if path.exists() else here
+    if there != here:
+        raise Mistake(
+            f"data.name: {data.name} is not what the run in {workdir} was trained on (fingerprint {there} there, "
+            f"{here} here); bring the data back, say where they are now (train.py --config.data.name=PATH, "
+            f"eval.py --data=PATH), or choose another --workdir; to take these data all the same, remove {path}"
+        )
 
 
 @contextlib.contextmanager
