@@ -27,8 +27,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import eval as evaluation
-import train
+from avae import run
 from avae.config import default, experiment
 from avae.report import figures
 
@@ -91,8 +90,8 @@ def measure(settings: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         config = default()
         config.update_from_flattened_dict(LIGHT | {"evaluation.baseline_epochs": 0} | settings)
-        train.fit_config(config, workdir)
-        evaluation.run(workdir)
+        run.fit_config(config, workdir)
+        run.report(workdir)
     return json.loads(path.read_text())
 
 

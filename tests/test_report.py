@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import avae
-import eval as evaluation
+from avae import run as evaluation
 from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
@@ -278,10 +278,11 @@ def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(writ
     (tmp_path / "results.json").write_text("{}")
     described, params, _ = small()
     monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
-    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: described)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
+    monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
     monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: written[1])
     with pytest.raises(OSError, match="No space left"):
-        evaluation.run(tmp_path)
+        evaluation.report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == "{}"
     assert tables.as_text(written[1].numbers) in capsys.readouterr().out
@@ -290,10 +291,11 @@ def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(writ
 def test_numbers_are_printed_where_standard_output_is_ascii(written, tmp_path, monkeypatch):
     described, params, _ = small()
     monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
-    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: described)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
+    monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
     monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: relabelled(written[1], ["数据", "ü"]))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii"))
-    evaluation.run(tmp_path)
+    evaluation.report(tmp_path)
     printed = raw.getvalue().decode("ascii")
     gain = written[1].numbers["gain"]
     assert printed.startswith(f"{gain['mean']:.2f} +- {gain['standard_error']:.2f} nats below")
@@ -433,8 +435,8 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     runs = {tmp_path: (params, described), tmp_path / "baseline": (plain, other)}
     (tmp_path / "baseline").mkdir()
     monkeypatch.setattr(evaluation, "load", lambda folder, best=False: runs[folder][0])
-    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: runs[folder][1])
-    path = evaluation.run(tmp_path)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: runs[folder][1])
+    path = evaluation.report(tmp_path)
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     assert printed.endswith(f"report: {path}\n")

@@ -21,14 +21,13 @@ from avae.config import Evaluation
 from avae.data.dataset import Data, Examples, load
 from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import loss_curves
-from avae.evaluation.losses import plain_loss, plain_reconstruction, sampled_loss, squared_error
+from avae.evaluation.losses import least_loss, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
 from avae.evaluation.posterior import Uncertain, least_certain
 from avae.evaluation.speed import speed
 from avae.model import Params
 from avae.runtime.batches import over_batches
 from avae.runtime.devices import replicate
-from avae.settings import Search
 from avae.transforms import Transform
 
 
@@ -134,6 +133,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
     numbers = {
         "n_test": len(test.images),
         "draws": settings.draws,
+        "floor": least_loss(params, test.images),
         "bound": comparison.bounds(models, test.images, settings),
         "gain": comparison.gain(
             {name: (score.no_search["sampled"], score.search["sampled"]) for name, score in scores.items()},
@@ -178,7 +178,13 @@ def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
 def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
     """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
     images = images[: settings.n_exhaustive]
-    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_refined=4, n_steps=10)
+    dense = {
+        "n_starts": settings.n_angles,
+        "twin": 1,
+        "top_k": min(4, settings.n_angles),
+        "n_refined": 4,
+        "n_steps": 10,
+    }
     losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
     default = found.loss[: len(images)]
     return {

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from avae.model import Params
@@ -21,6 +22,12 @@ def sampled_loss(params: Params, x: Array, alpha: Array | None, key: Array, draw
     """J [B] in nats at poses `alpha` [B, size] (None: no warp) as the mean over `draws` draws of z."""
     keys = jax.random.split(key, draws)
     return lax.map(lambda key: objective(params, x, alpha, key).total, keys).mean(axis=0)
+
+
+def least_loss(params: Params, x: np.ndarray) -> float | None:
+    """Mean over images x [N, *space, C] of the reconstruction term that no decoder can pass; None for a likelihood."""
+    floor = getattr(params.model.likelihood, "floor", None)
+    return float(jnp.mean(jax.vmap(floor)(x))) if callable(floor) else None
 
 
 @jax.jit

@@ -23,12 +23,14 @@ import jax
 import jinja2
 from matplotlib.figure import Figure
 
-from avae.config import Experiment, flatten
+from avae.config import Experiment
 from avae.evaluation.evaluate import Results
 from avae.report import figures, pictures, pose_figures
 from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
 from avae.runtime.files import write_whole
-from avae.runtime.progress import read_metrics, say
+from avae.runtime.nested import flatten
+from avae.runtime.progress import say
+from avae.training.watch import read_metrics
 
 
 def write(

@@ -1,23 +1,13 @@
-"""What a run says while it runs: progress and sentences for people, metrics.jsonl and TensorBoard for the run."""
+"""What a long job tells people: how far it is, and sentences."""
 
 import codecs
 import io
-import json
-import os
-import pathlib
 import sys
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from avae.runtime.devices import first_process
-
-try:
-    from tensorboardX import SummaryWriter
-except ImportError:  # the extra "tensorboard" is not installed
-    SummaryWriter = None
 
 
 def say(text: str, file: TextIO | None = None) -> None:
@@ -78,46 +68,3 @@ class Progress(tqdm):
         """A line that does not break the bar."""
         if not self.disable:
             self.write(line, file=sys.stderr)
-
-
-class Writer:
-    """Scalars by step, to `workdir/metrics.jsonl` (one JSON object a line) and to TensorBoard where installed.
-
-    A run that resumes after `step` drops what was logged later: those steps are run again.
-    """
-
-    def __init__(self, workdir: pathlib.Path, step: int = 0) -> None:
-        first = first_process()  # the others write nothing
-        path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
-        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", buffering=1)
-        board = SummaryWriter if first else None
-        self._board = board(str(workdir / "tensorboard"), purge_step=step + 1) if board else None
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of one step."""
-        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if self._board:
-            self._board.close()
-
-
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """The rows of `workdir/metrics.jsonl`; a last line cut short by a kill is left out."""
-    path = workdir / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
