@@ -25,7 +25,7 @@ from avae.transforms.frame import Frame
 
 TRANSFORM = {"name": "rotation", "max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
 # What a search is described by, and its types; None for what holds otherwise.
-SEARCH = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps"), int)
+SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps"), int)
 SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
 
 

@@ -1,6 +1,7 @@
 """Losses and reconstructions of a batch, with and without poses."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def sampled_loss(params: Params, x: Array, alpha: Array | None, key: Array, draw
 
 def least_loss(params: Params, x: np.ndarray) -> float | None:
     """Mean over images x [N, *space, C] of the reconstruction term that no decoder can pass; None for a likelihood."""
-    floor = getattr(params.model.likelihood, "floor", None)
+    floor: Any = getattr(params.model.likelihood, "floor", None)
     return float(jnp.mean(jax.vmap(floor)(x))) if callable(floor) else None
 
 
