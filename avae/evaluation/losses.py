@@ -28,7 +28,8 @@ def sampled_loss(params: Params, x: Array, alpha: Array | None, key: Array, draw
 def least_loss(params: Params, x: np.ndarray) -> float | None:
     """Mean over images x [N, *space, C] of the reconstruction term that no decoder can pass; None for a likelihood."""
     floor: Any = getattr(params.model.likelihood, "floor", None)
-    return float(jnp.mean(jax.vmap(floor)(x))) if callable(floor) else None
+    losses: Any = jax.vmap(floor)(x) if callable(floor) else None
+    return None if losses is None else float(losses.mean())
 
 
 @jax.jit
