@@ -122,7 +122,7 @@ class Watch:
         if bad:
             raise Diverged(
                 f"step {step + 1}: {' and '.join(bad)} not finite; the last good checkpoint in {self.workdir} is kept "
-                "(try a lower train.learning_rate or train.clip_norm; under the Gaussian likelihood, standardise the images)"
+                "(try a lower train.learning_rate or train.clip_norm; for Gaussian pixels, standardise the images)"
             )
         self._losses.append(values["loss"])
         done, note = step + 1, f"J {values['loss']:.2f} nats"
