@@ -4,6 +4,7 @@ Past this point nothing raises. Values are checked where they lie: a few numbers
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,6 +88,8 @@ def family_of(model: Model, transform: Transform | None) -> Transform:
     family = model.transform if transform is None else transform
     if not isinstance(family, Transform) or family.dim != model.transform.dim:
         raise Mistake(f"transform: expected a family of dimension {model.transform.dim}, got {family!r}")
+    if not all(math.isfinite(factor.volume) for factor in family.factors):
+        raise Mistake(f"transform: expected a family with a proper prior, got an infinite volume from {family!r}")
     check_family(family)
     return family
 
@@ -156,9 +159,6 @@ def check_model(params: Params, transform: Transform | None) -> Transform:
     if not all(finite):
         path = jax.tree.leaves_with_path(params.weights)[finite.index(False)][0]
         raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
-    log_prior = family.log_prior(family.identity)
-    if not isinstance(log_prior, Tracer) and not np.isfinite(np.asarray(log_prior)):
-        raise Mistake(f"transform: expected a family with a proper prior, got log density {log_prior} from {family!r}")
     check_likelihood(params)
     return family
 

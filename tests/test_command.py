@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from test_long_runs import TINY
@@ -126,7 +127,8 @@ def test_a_signal_ends_every_phase_in_a_sentence(phase, signum, tmp_path, monkey
     monkeypatch.setattr(run, "load", lambda *_, **__: None)
     monkeypatch.setattr(run.run_folder, "load_experiment", lambda *_: run.experiment(described(tmp_path)))
     if phase == "report":
-        monkeypatch.setattr(run, "evaluate", lambda *_, **__: None)
+        monkeypatch.setattr(run, "evaluate", lambda *_, **__: types.SimpleNamespace(numbers={"floor": None}))
+        monkeypatch.setattr(run, "as_text", lambda numbers: "the numbers")
     before = signal.getsignal(signum)
     code, sentence = ended(lambda: train_command.main(flags(SHORT, tmp_path / "run")), capfd)
     assert code == 128 + signum
@@ -148,7 +150,8 @@ def test_a_full_disk_ends_every_phase_in_a_sentence(phase, tmp_path, monkeypatch
     monkeypatch.setattr(run, "load", lambda *_, **__: None)
     monkeypatch.setattr(run.run_folder, "load_experiment", lambda *_: run.experiment(described(tmp_path)))
     if phase == "report":
-        monkeypatch.setattr(run, "evaluate", lambda *_, **__: None)
+        monkeypatch.setattr(run, "evaluate", lambda *_, **__: types.SimpleNamespace(numbers={"floor": None}))
+        monkeypatch.setattr(run, "as_text", lambda numbers: "the numbers")
     code, sentence = ended(lambda: train_command.main(flags(SHORT, tmp_path / "run")), capfd)
     assert (code, sentence.splitlines()[-1]) == (1, "error: [Errno 28] No space left on device")
 
