@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae.runtime.mistake import Mistake
+from avae.runtime.products import matmul
 from avae.settings import Search
 from avae.transforms import Transform
 
@@ -99,7 +100,8 @@ def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -
     u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof)
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
     tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
-    return Local(value, tangents @ _flat(slope), (tangents * _flat(loss.curvature(x, u))[None]) @ tangents.T, u)
+    weighted = tangents * _flat(loss.curvature(x, u))[None]
+    return Local(value, matmul(tangents, _flat(slope)), matmul(weighted, tangents.T), u)
 
 
 def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:

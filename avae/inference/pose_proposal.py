@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.scipy.special import ndtr, ndtri
 
 from avae.align import comparable, look_around, n_cells, score_starts
+from avae.runtime.products import matmul
 from avae.settings import Search
 from avae.solvers import CompositeLoss, linearise, refine
 from avae.transforms import Transform
@@ -122,7 +123,7 @@ def distinct_modes(alpha: Array, covariance: Array, transform: Transform) -> Arr
 
     def same(i: Array, j: Array) -> Array:
         step = transform.step(alpha[i], alpha[j])
-        length = jnp.linalg.norm((step - regression[i] @ step) / scale[i])
+        length = jnp.linalg.norm((step - matmul(regression[i], step)) / scale[i])
         return transform.connected(alpha[i], alpha[j]) & (length < DISTINCT)
 
     n = jnp.arange(len(alpha))
@@ -224,6 +225,6 @@ def _conditionals(
     before gives a density, and this one keeps what is cut off small in single precision.
     """
     low, high = transform.reach(centre, step)
-    mean = jnp.clip(regression @ step, low, high)
+    mean = jnp.clip(matmul(regression, step), low, high)
     width = jnp.clip(scale, 1e-9, jnp.maximum(high - low, 1e-9))
     return mean, width, low, high

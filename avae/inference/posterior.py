@@ -18,6 +18,7 @@ from avae.model import Params, check_images, check_key
 from avae.runtime.devices import shards_of
 from avae.runtime.mistake import Mistake
 from avae.runtime.parts import in_parts
+from avae.runtime.products import einsum
 from avae.settings import Search
 from avae.transforms import Transform
 
@@ -205,7 +206,7 @@ def moments(modes: Modes, draws: Array, weights: Array, transform: Transform) ->
 
     nearest, steps = jax.vmap(to_modes)(draws)
     shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha))  # [M, K]
-    scatter = jnp.einsum("mk,mi,mj->kij", shares, steps, steps)
+    scatter = einsum("mk,mi,mj->kij", shares, steps, steps)
     few = SHRINK * jnp.max(weights)  # where hardly any weight fell, the curvature speaks
     total = shares.sum(axis=0)
     covariance = (scatter + few * modes.covariance) / (total + few)[:, None, None]

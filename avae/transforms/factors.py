@@ -329,7 +329,7 @@ def exponential(step: Array) -> Array:
 def multiply(p: Array, q: Array) -> Array:
     """Hamilton product of two quaternions [4]: first turn by q, then by p."""
     v, w = p[1:], q[1:]
-    return jnp.concatenate([(p[0] * q[0] - v @ w)[None], p[0] * w + q[0] * v + jnp.cross(v, w)])
+    return jnp.concatenate([(p[0] * q[0] - jnp.sum(v * w))[None], p[0] * w + q[0] * v + jnp.cross(v, w)])
 
 
 def conjugate(q: Array) -> Array:

@@ -14,6 +14,7 @@ from avae.settings import Search
 from avae.transforms.factors import Box, Elements, Rotations, rotation_matrix
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
+from avae.transforms.warp import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Affine3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[:4]) U(alpha[4:10]) | alpha[10:]]."""
-        return affine(rotation_matrix(alpha[:4]) @ upper(alpha[4:7], alpha[7:10]), alpha[10:])
+        return affine(product(rotation_matrix(alpha[:4]), upper(alpha[4:7], alpha[7:10])), alpha[10:])
 
 
 @functools.cache
