@@ -97,7 +97,7 @@ class Refined(NamedTuple):
 
 def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Local:
     """Value, gradient and Gauss-Newton matrix of the loss at `alpha`, in one forward pass with `dof` tangents."""
-    u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof)
+    u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof, _dtype(alpha))
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
     tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
     weighted = tangents * _flat(loss.curvature(x, u))[None]
@@ -132,12 +132,12 @@ def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: T
 
     def step(i: Array, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
         alpha, moments, best = state
-        value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), transform.dof)
+        value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), transform.dof, alpha.dtype)
         update, moments = optimizer.update(gradient, moments)
         moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
         return moved, moments, _better(best, alpha, value, i > 0)  # the start itself is no step
 
-    start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32))
+    start = Refined(alpha, jnp.full_like(loss(x, alpha), jnp.inf), jnp.zeros((), jnp.int32))
     state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
     last, _, best = lax.fori_loop(0, settings.n_steps, step, state)
     return _better(best, last, loss(x, last), settings.n_steps > 0)
@@ -159,10 +159,15 @@ def standard_deviation(precision: Array) -> Array:
     return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
 
 
-def _push(f: Callable[[Array], Any], dof: int) -> tuple[Any, Any]:
+def _push(f: Callable[[Array], Any], dof: int, dtype: Any) -> tuple[Any, Any]:
     """F at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
-    zero = jnp.zeros(dof)
-    return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof))
+    zero, directions = jnp.zeros(dof, dtype), jnp.eye(dof, dtype=dtype)
+    return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(directions)
+
+
+def _dtype(alpha: Any) -> Any:
+    """The float type of a pose, or of a pose with what moves beside it."""
+    return jnp.result_type(*jax.tree.leaves(alpha))
 
 
 def _flat(tree: Any) -> Array:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from blocks import Blocks, example
 from jax.extend.core import jaxprs_in_params
 
 import avae
@@ -15,40 +16,6 @@ from avae.transforms.warp import compose, invert
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 FAMILIES = [avae.Rotation(), avae.Affine(), avae.Affine3D()]
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Networks that multiply no matrices: z is the sum of each block of pixels, and is spread over it again."""
-
-    image_shape: tuple[int, ...]
-
-    @property
-    def latent(self):
-        return 2 ** (len(self.image_shape) - 1)
-
-    @property
-    def _blocks(self):
-        return [size for side in self.image_shape[:-1] for size in (2, side // 2)]
-
-    def init(self, key):
-        return {"gain": jnp.ones(())}
-
-    def encode(self, weights, x):
-        mu = weights["gain"] * x.reshape(self._blocks).sum(axis=range(1, len(self._blocks), 2)).ravel()
-        return mu, -jnp.ones_like(mu)
-
-    def decode(self, weights, z):
-        raw = weights["gain"] * z.reshape((2,) * (len(self.image_shape) - 1) + (1,))
-        for axis, side in enumerate(self.image_shape[:-1]):
-            raw = jnp.repeat(raw, side // 2, axis)
-        return raw
-
-
-def example(transform, **model):
-    shape = (8,) * transform.dim + (1,)
-    model = avae.Model(Blocks(shape), transform=transform, **model)
-    return avae.init(jax.random.key(0), model), jnp.zeros((2, *shape))
 
 
 def rounded(function, *args):

@@ -53,8 +53,13 @@ def starter(family):
 
 
 def samples(family, n=200, seed=0):
-    """Poses [n, size] from the prior; most tests take as many, so that each method is compiled once."""
-    return np.array(vectorised(family, "sample")(jax.random.split(jax.random.key(seed), n)))
+    """Poses [n, size] from the prior; most tests take as many, so that each method is compiled once.
+
+    They are drawn in float32 in any case; under x64 they are brought onto the family again in float64.
+    """
+    drawn = vectorised(family, "sample")(jax.random.split(jax.random.key(seed), n))
+    assert drawn.dtype == np.float32
+    return np.array(vectorised(family, "project")(jnp.asarray(drawn, float)))
 
 
 def pairwise(family, a, b):
@@ -146,7 +151,7 @@ def test_cube_rotations_are_the_24_signed_permutations():
 def test_a_rotation_vector_along_z_turns_slices_as_in_the_plane():
     volume = np.random.default_rng(0).random((5, 8, 8, 1))
     angle = 0.7
-    pose = Rotation3D().retract(Rotation3D().identity, jnp.array([0, 0, angle]))
+    pose = Rotation3D().retract(jnp.asarray(Rotation3D().identity, float), jnp.array([0, 0, angle]))
     pull = jax.jit(warp)
     plane = pull(volume, Rotation().matrix(jnp.array([angle])))  # slice by slice
     cube = np.concatenate([np.zeros((1, 8, 8, 1)), volume, np.zeros((2, 8, 8, 1))])

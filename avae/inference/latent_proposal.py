@@ -122,10 +122,10 @@ def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform)
         start: Any = (alpha, mu)
         found = gauss_newton(loss, x, start, space, STEPS)
         assert found.hessian is not None
-        hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof))
+        hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof, dtype=mu.dtype))
         own, cross, of_z = hessian[:dof, :dof], hessian[dof:, :dof], hessian[dof:, dof:]
         whiten = jnp.linalg.cholesky(of_z).T  # of_z is at least the identity, the prior's
-        root = solve_triangular(whiten, jnp.eye(len(mu)))
+        root = solve_triangular(whiten, jnp.eye(len(mu), dtype=mu.dtype))
         slope = -matmul(root, matmul(root.T, cross))
         level = found.loss + jnp.sum(jnp.log(jnp.diag(whiten)))
         covariance = width(own + matmul(cross.T, slope), transform)
@@ -152,7 +152,7 @@ def draw_latent(law: Conditional, key: Array) -> Array:
     """One z [n]."""
     which, noise_key = jax.random.split(key)
     k, last = jax.random.categorical(which, law.log_weight), len(law.mean)
-    noise = jax.random.normal(noise_key, law.encoder.mu.shape)
+    noise = jax.random.normal(noise_key, law.encoder.mu.shape, law.encoder.mu.dtype)
     near = jnp.minimum(k, last - 1)
     encoded = law.encoder.mu + jnp.exp(0.5 * law.encoder.logvar) * noise
     return jnp.where(k == last, encoded, law.mean[near] + matmul(law.root[near], noise))
@@ -163,7 +163,8 @@ def latent_log_density(law: Conditional, z: Array) -> Array:
     white = einsum("kij,kj->ki", law.whiten, z[None] - law.mean)
     log_det = jnp.log(jnp.diagonal(law.whiten, axis1=1, axis2=2)).sum(axis=1)
     normals = log_det - 0.5 * jnp.sum(white**2 + math.log(2 * math.pi), axis=1)
-    return jax.nn.logsumexp(law.log_weight + jnp.append(normals, encoder_log_density(law.encoder, z)))
+    parts = law.log_weight + jnp.append(normals, encoder_log_density(law.encoder, z))
+    return jax.nn.logsumexp(jnp.where(jnp.isfinite(law.log_weight), parts, -jnp.inf))  # an unused law may be NaN
 
 
 def encoder_log_density(encoder: Posterior, z: Array) -> Array:

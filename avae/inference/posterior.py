@@ -205,7 +205,7 @@ def moments(modes: Modes, draws: Array, weights: Array, transform: Transform) ->
         return nearest, transform.step(modes.alpha[nearest], alpha)
 
     nearest, steps = jax.vmap(to_modes)(draws)
-    shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha))  # [M, K]
+    shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha), dtype=weights.dtype)  # [M, K]
     scatter = einsum("mk,mi,mj->kij", shares, steps, steps)
     few = SHRINK * jnp.max(weights)  # where hardly any weight fell, the curvature speaks
     total = shares.sum(axis=0)

@@ -82,7 +82,7 @@ class Gaussian:
 
     def init(self) -> dict[str, Array]:
         """The log scale, where it is learned."""
-        return {} if self.scale is not None else {"log_scale": jnp.zeros(())}
+        return {} if self.scale is not None else {"log_scale": jnp.zeros((), jnp.float32)}
 
     def mean(self, raw: Array) -> Array:
         """The decoder's output is the mean."""

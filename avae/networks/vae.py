@@ -57,7 +57,7 @@ class MLP:
 
     def init(self, key: Array) -> Weights:
         """Fresh weights."""
-        return _init_pair(key, self._encoder, self._decoder, jnp.zeros(math.prod(self.image_shape)), self.latent)
+        return _init_pair(key, self._encoder, self._decoder, (math.prod(self.image_shape),), self.latent)
 
     def encode(self, weights: Weights, x: Array) -> Posterior:
         """q(z | x) for one example x [*space, C]."""
@@ -135,7 +135,7 @@ class Conv:
 
     def init(self, key: Array) -> Weights:
         """Fresh weights."""
-        return _init_pair(key, self._encoder, self._decoder, jnp.zeros(self.image_shape), self.latent)
+        return _init_pair(key, self._encoder, self._decoder, self.image_shape, self.latent)
 
     def encode(self, weights: Weights, x: Array) -> Posterior:
         """q(z | x) for one example x [*space, C]."""
@@ -254,11 +254,11 @@ def _conv_block(h: Array, width: int, stride: int = 1) -> Array:
     return nn.elu(nn.GroupNorm(num_groups=1, reduction_axes=tuple(range(-h.ndim, 0)))(h))
 
 
-def _init_pair(key: Array, encoder: nn.Module, decoder: nn.Module, x: Array, latent: int) -> Weights:
+def _init_pair(key: Array, encoder: nn.Module, decoder: nn.Module, x: tuple[int, ...], latent: int) -> Weights:
     encoder_key, decoder_key = jax.random.split(key)
     return {
-        "encoder": encoder.init(encoder_key, x)["params"],
-        "decoder": decoder.init(decoder_key, jnp.zeros(latent))["params"],
+        "encoder": encoder.init(encoder_key, jnp.zeros(x, jnp.float32))["params"],
+        "decoder": decoder.init(decoder_key, jnp.zeros(latent, jnp.float32))["params"],
     }
 
 

@@ -53,12 +53,12 @@ class Factor:
     @property
     def identity(self) -> Array:
         """The pose [size] that changes nothing."""
-        return jnp.zeros(self.size)
+        return jnp.zeros(self.size, jnp.float32)
 
     @property
     def origin(self) -> Array:
         """The point [coordinates] of the unit cube at which the identity is placed."""
-        return jnp.zeros(self.coordinates)
+        return jnp.zeros(self.coordinates, jnp.float32)
 
     @property
     def lattice(self) -> Array:
@@ -98,11 +98,11 @@ class Factor:
 
         The steps within them lead to every pose that is connected with alpha, almost all of them once.
         """
-        return jnp.full(self.dof, -jnp.inf), jnp.full(self.dof, jnp.inf)
+        return jnp.full(self.dof, -jnp.inf, alpha.dtype), jnp.full(self.dof, jnp.inf, alpha.dtype)
 
     def log_measure(self, step: Array) -> Array:
         """Log of the volume that a unit of tangent volume covers at the end of `step`; 0 where space is flat."""
-        return jnp.zeros(())
+        return jnp.zeros((), step.dtype)
 
     def relative(self, points: Array) -> Array:
         """Points [n, size] moved together so that the first is the identity; most place it there anyhow."""
@@ -119,12 +119,12 @@ class Circle(Factor):
     @property
     def extent(self) -> Array:
         """Half a turn."""
-        return jnp.full(1, math.pi)
+        return jnp.full(1, math.pi, jnp.float32)
 
     @property
     def lattice(self) -> Array:
         """The four quarter turns."""
-        return self.project(jnp.arange(4.0)[:, None] * (math.pi / 2))
+        return self.project(jnp.arange(4, dtype=jnp.float32)[:, None] * (math.pi / 2))
 
     def place(self, u: Array) -> Array:
         """So many turns."""
@@ -148,7 +148,7 @@ class Circle(Factor):
 
     def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
         """Half a turn either way."""
-        return jnp.full(1, -math.pi), jnp.full(1, math.pi)
+        return jnp.full(1, -math.pi, alpha.dtype), jnp.full(1, math.pi, alpha.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,28 +170,30 @@ class Box(Factor):
     @property
     def origin(self) -> Array:
         """The centre is at u = 1/2."""
-        return jnp.full(self.size, 0.5)
+        return jnp.full(self.size, 0.5, jnp.float32)
 
     @property
     def extent(self) -> Array:
         """The half-widths."""
-        return jnp.array(self.half)
+        return jnp.array(self.half, jnp.float32)
 
     def place(self, u: Array) -> Array:
         """From one side to the other."""
-        return (2 * u - 1) * self.extent
+        return (2 * u - 1) * jnp.array(self.half, u.dtype)
 
     def project(self, alpha: Array) -> Array:
         """The nearest point of the box."""
-        return jnp.clip(alpha, -self.extent.astype(alpha.dtype), self.extent.astype(alpha.dtype))
+        half = jnp.array(self.half, alpha.dtype)
+        return jnp.clip(alpha, -half, half)
 
     def inside(self, alpha: Array) -> Array:
         """Within the box, up to rounding."""
-        return jnp.all(jnp.abs(alpha) <= self.extent * (1 + 1e-6))
+        return jnp.all(jnp.abs(alpha) <= jnp.array(self.half, alpha.dtype) * (1 + 1e-6))
 
     def reach(self, alpha: Array, step: Array) -> tuple[Array, Array]:
         """From one side to the other."""
-        return -self.extent - alpha, self.extent - alpha
+        half = jnp.array(self.half, alpha.dtype)
+        return -half - alpha, half - alpha
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,12 +208,12 @@ class Rotations(Factor):
     @property
     def identity(self) -> Array:
         """No rotation."""
-        return jnp.array([1.0, 0.0, 0.0, 0.0])
+        return jnp.array([1.0, 0.0, 0.0, 0.0], jnp.float32)
 
     @property
     def extent(self) -> Array:
         """Half the side of a cube of the group's volume."""
-        return jnp.full(3, self.volume ** (1 / 3) / 2)
+        return jnp.full(3, self.volume ** (1 / 3) / 2, jnp.float32)
 
     @property
     def lattice(self) -> Array:
@@ -285,7 +287,7 @@ class Elements(Factor):
     @property
     def extent(self) -> Array:
         """No direction to go."""
-        return jnp.zeros(0)
+        return jnp.zeros(0, jnp.float32)
 
     def place(self, u: Array) -> Array:
         """Equal parts of the unit interval."""

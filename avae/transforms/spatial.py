@@ -66,7 +66,7 @@ class Rotation3D(Transform):
     @property
     def _steps(self) -> Array:
         """Those of the super-Fibonacci spiral (Alexa 2022), which cover SO(3) better than the general recurrence."""
-        return jnp.array([2**-0.5, 1 / 1.533751168755204288])
+        return jnp.array([2**-0.5, 1 / 1.533751168755204288], jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
