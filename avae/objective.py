@@ -133,7 +133,9 @@ def latent(posterior: Posterior, key: Array | None) -> Array:
     """Z = mu + sigma eps (the reparameterisation of Kingma & Welling 2014), or mu where no key is given."""
     if key is None:
         return posterior.mu
-    return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(key, posterior.mu.shape, posterior.mu.dtype)
+    return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(
+        key, posterior.mu.shape, posterior.mu.dtype
+    )
 
 
 def gaussian_kl(posterior: Posterior) -> Array:

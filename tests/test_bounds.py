@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear import draw_images, linear_params, log_mean_exp, log_p_given_pose
+from linear import LATENT, Linear, draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
 from avae.config import default, experiment
@@ -187,6 +187,29 @@ def test_no_weight_at_all_is_reported():
     assert found.value == -jnp.inf
     assert found.standard_error == jnp.inf
     assert found.effective_samples == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Hollow(Linear):
+    """The encoder says z = 0, where the decoder has no answer: J is NaN at every pose, though p(x) is not."""
+
+    def encode(self, weights, x):
+        return jnp.zeros(LATENT), jnp.zeros(LATENT)
+
+    def decode(self, weights, z):
+        return jnp.where(jnp.any(z != 0), super().decode(weights, z), jnp.nan)
+
+
+def test_modes_without_a_loss_leave_the_bound_a_bound():
+    """Draws come from the prior then, and must be weighed as such: by the mixture's tenth they weigh ten times more."""
+    params = linear_params(avae.Rotation(), scale=1.0)
+    x, _ = draw_images(params, 6)
+    hollow = avae.Params(params.weights, dataclasses.replace(params.model, networks=Hollow()))
+    search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=1)
+    found = avae.log_likelihood(hollow, x, n_samples=512, n_modes=2, search=search)
+    truth = log_mean_exp(log_p_given_pose(params, x, GRID[::8]))
+    np.testing.assert_allclose(found.value, truth, atol=1.0)
+    assert abs(np.mean(found.value - truth)) < 0.3
 
 
 @dataclasses.dataclass(frozen=True)

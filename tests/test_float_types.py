@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import Blocks, example
+from blocks import example
 
 import avae
 from avae.transforms import FAMILIES
@@ -45,7 +45,7 @@ def test_everything_runs_in_space_and_on_volumes(mode):
         assert types(jax.eval_shape(CALLS["align"], params, x)) == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("call", ["posterior", "laplace"])
+@pytest.mark.parametrize("call", ["importance", "laplace"])
 def test_numbers_are_those_of_32_bits(call):
     params, x = example(avae.Rotation())
     x = jax.random.uniform(jax.random.key(1), x.shape)
@@ -82,9 +82,8 @@ def test_fresh_weights(network, mode):
 
 
 @each_mode
-def test_training_takes_its_poses(mode):
+def test_gradients(mode):
     params, x = example(avae.Rigid())
     with mode():
-        jax.eval_shape(lambda: avae.Rigid().starts(4, jax.random.key(0)))
         found = jax.eval_shape(lambda: jax.grad(lambda params: avae.objective(params, x).total.sum())(params))
     assert types(found) == {np.dtype("float32")}

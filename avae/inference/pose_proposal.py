@@ -114,7 +114,9 @@ def width(hessian: Array, transform: Transform) -> Array:
     hessian = hessian * (extent[:, None] * extent[None])
     hessian = jnp.where(jnp.isfinite(hessian).all(), hessian, 0.0)
     ridge = 1 + 1e-5 * jnp.max(jnp.diag(hessian))
-    return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof, dtype=hessian.dtype)) * (extent[:, None] * extent[None])
+    return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof, dtype=hessian.dtype)) * (
+        extent[:, None] * extent[None]
+    )
 
 
 def distinct_modes(alpha: Array, covariance: Array, transform: Transform) -> Array:
