@@ -1,39 +1,31 @@
 """avae: the affine variational autoencoder. See README.md for the idea and `avae.align` for the heart of it."""
 
-from avae.align import Alignment as Alignment
-from avae.align import align as align
-from avae.align import search as search
-from avae.generate import decode as decode
-from avae.generate import encode as encode
-from avae.generate import sample as sample
+from avae.align import align as align, search as search
+from avae.generate import decode as decode, encode as encode, init as init, sample as sample
 from avae.inference.bounds import log_likelihood as log_likelihood
 from avae.inference.posterior import pose_posterior as pose_posterior
-from avae.model import Frame as Frame
-from avae.model import Model as Model
-from avae.model import Params as Params
-from avae.model import init as init
+from avae.model import Model as Model, Params as Params
 from avae.networks.pose_network import PoseNetwork as PoseNetwork
-from avae.networks.pose_network import distill as distill
-from avae.networks.vae import MLP as MLP
-from avae.networks.vae import Bernoulli as Bernoulli
-from avae.networks.vae import Conv as Conv
-from avae.networks.vae import Gaussian as Gaussian
-from avae.objective import objective as objective
+from avae.networks.vae import MLP as MLP, Bernoulli as Bernoulli, Conv as Conv, Gaussian as Gaussian
+from avae.objective import Alignment as Alignment, objective as objective
 from avae.runtime.mistake import Mistake as Mistake
-from avae.settings import PAPER as PAPER
-from avae.settings import Search as Search
-from avae.solvers import CompositeLoss as CompositeLoss
+from avae.settings import PAPER as PAPER, Search as Search
+from avae.solvers import Adam as Adam, CompositeLoss as CompositeLoss, GaussNewton as GaussNewton
 from avae.training.checkpoint import load as load
-from avae.transforms import Affine as Affine
-from avae.transforms import Affine3D as Affine3D
-from avae.transforms import CubeRotations as CubeRotations
-from avae.transforms import QuarterTurns as QuarterTurns
-from avae.transforms import Rigid as Rigid
-from avae.transforms import Rigid3D as Rigid3D
-from avae.transforms import Rotation as Rotation
-from avae.transforms import Rotation3D as Rotation3D
-from avae.transforms import Similarity as Similarity
-from avae.transforms import Similarity3D as Similarity3D
-from avae.transforms import Transform as Transform
-from avae.transforms import Translation as Translation
+from avae.training.distill import distill as distill
+from avae.transforms import (
+    Affine as Affine,
+    Affine3D as Affine3D,
+    CubeRotations as CubeRotations,
+    QuarterTurns as QuarterTurns,
+    Rigid as Rigid,
+    Rigid3D as Rigid3D,
+    Rotation as Rotation,
+    Rotation3D as Rotation3D,
+    Similarity as Similarity,
+    Similarity3D as Similarity3D,
+    Transform as Transform,
+    Translation as Translation,
+)
+from avae.transforms.frame import Frame as Frame
 from avae.transforms.warp import warp as warp

@@ -8,17 +8,21 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from avae import settings
 from avae.data.dataset import Data
-from avae.model import Frame, Model
+from avae.model import Model
 from avae.networks.pose_network import PoseNetwork
+from avae.networks.precision import PRECISIONS
 from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
-from avae.runtime.mistake import Mistake
-from avae.settings import PRECISIONS, Search
+from avae.runtime.mistake import Mistake, at_least
+from avae.settings import Search
+from avae.solvers import Adam, GaussNewton
 from avae.transforms import FAMILIES, Transform
+from avae.transforms.frame import Frame
 
 TRANSFORM = {
     "name": "rotation",
@@ -27,24 +31,18 @@ TRANSFORM = {
     "max_scale": 1.5,
     "max_shear": 0.5,
 }  # ranges, where a family has them
-
-
-def train_search(family: Search) -> Search:
-    """The search inside a training step, from that of inference: fewer poses and steps after the starts, and for large
-    families fewer starts.
-
-    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
-    rotated digits, but leave more classes at two orientations, for an image between two starts settles where one of
-    them happens to fall.
-    """
-    return dataclasses.replace(
-        family,
-        n_starts=min(family.n_starts, 64),
-        top_k=min(family.top_k, 2),
-        n_local=min(family.n_local, 4),
-        n_refined=0,
-        n_steps=min(family.n_steps, 3),
-    )
+SOLVERS: dict[str, Any] = {"gauss_newton": GaussNewton, "adam": Adam}
+SEARCH = {  # what a search is described by, and its types; None for what holds otherwise
+    "n_starts": int,
+    "twin": int,
+    "top_k": int,
+    "n_local": tuple,
+    "n_refined": int,
+    "n_steps": int,
+    "solver": str,
+    "damping": float,
+    "learning_rate": float,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Train:
     accumulate: int = 1
     average: float = 0.0
     precision: str = "float32"
-    search: Search | None = train_search(Search())
+    search: Search | None = settings.training(Search())
     search_every: int = 1
     seed: int = 0
     log_every: int = 100
@@ -90,19 +88,8 @@ class Train:
     keep_best: int = 1
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "search_every",
-            "log_every",
-            "checkpoint_every",
-            "keep_last",
-        ):
-            if getattr(self, name) < 1:
-                raise Mistake(f"train.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.keep_best < 0:
-            raise Mistake(f"train.keep_best: expected at least 0, got {self.keep_best}")
+        ones = ("epochs", "batch_size", "accumulate", "search_every", "log_every", "checkpoint_every", "keep_last")
+        at_least("train", self, **dict.fromkeys(ones, 1), keep_best=0)
         if not 0 <= self.average < 1:
             raise Mistake(f"train.average: expected a decay from 0 (none) to below 1, got {self.average}")
         if self.precision not in PRECISIONS:
@@ -141,10 +128,8 @@ class Evaluation:
     bound_samples: int = 256
 
     def __post_init__(self) -> None:
-        least = {"baseline_epochs": 0, "n_bound": 0, "bound_samples": 2}
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < (low := least.get(field.name, 1)):
-                raise Mistake(f"evaluation.{field.name}: expected at least {low}, got {getattr(self, field.name)}")
+        least = {field.name: 1 for field in dataclasses.fields(self)}
+        at_least("evaluation", self, **least | {"baseline_epochs": 0, "n_bound": 0, "bound_samples": 2})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +146,9 @@ def default() -> ConfigDict:
     """Every setting with its default, to be changed by a file in configs/ and by `--config.section.name=value`.
 
     `model.image_shape` is that of the images; the networks take that of the canonical frame. Search settings that are
-    None are those of the transform family, in training with the changes of `train_search`.
+    None are those of the transform family, in training with the changes of `settings.training`.
     """
-    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset(Search)}
+    train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset()}
     data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM)}
     return ConfigDict(
         {
@@ -172,7 +157,7 @@ def default() -> ConfigDict:
             "frame": dataclasses.asdict(Frame()),
             "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
             "transform": dict(TRANSFORM),
-            "search": _unset(Search),
+            "search": _unset(),
             "pose_network": {"enabled": False} | dataclasses.asdict(PoseNetwork()),
             "train": train,
             "evaluation": dataclasses.asdict(Evaluation()),
@@ -191,11 +176,13 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     _check_keys("config", given, known)
     given = complete(given)
     train = dict(given["train"])
-    search = dict(train.pop("search"))
-    training = _build(Search, "train.search", search) if search.pop("enabled") else None
-    model = dataclasses.replace(_model(given), search=_build(Search, "search", given["search"]))
-    for settings in (model.search, training):
-        model.settings(settings)  # raises where they do not go with the images
+    search = train.pop("search")
+    model = _model(given)
+    model = dataclasses.replace(model, search=_search("search", given["search"], settings.plan(model).search))
+    family = settings.training(settings.of_family(model.transform))
+    training = _search("train.search", search, family) if search["enabled"] else None
+    for described in (model.search, training):
+        settings.plan(model, described)  # raises where they do not go with the images
     if training is None and model.pose_network is not None:
         raise Mistake("pose_network.enabled: expected False where train.search.enabled is: it learns from the search")
     posed = {"transform": _transform("data.transform", given["data"]["transform"])}
@@ -229,8 +216,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = _merged("config", plain(default()), config)
     model = _model(given)
-    search = _filled(given["search"], model.settings())
-    training = _filled(given["train"]["search"], train_search(model.transform.search))
+    search = _filled(given["search"], settings.plan(model).search)
+    training = _filled(given["train"]["search"], settings.training(settings.of_family(model.transform)))
     return given | {"search": search, "train": given["train"] | {"search": training}}
 
 
@@ -256,15 +243,23 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _unset(cls: type) -> dict[str, Any]:
-    """The settings of `cls` without values, each of the type of its default."""
-    types = {field.name: (*get_args(field.type), field.type)[0] for field in dataclasses.fields(cls)}
-    return {name: config_dict.placeholder(type_) for name, type_ in types.items()}
+def _unset() -> dict[str, Any]:
+    """The settings of a search without values, each with its type."""
+    return {name: config_dict.placeholder(type_) for name, type_ in SEARCH.items()}
 
 
-def _filled(settings: Mapping[str, Any], defaults: Search) -> dict[str, Any]:
-    """Settings, with those of `defaults` for what is None."""
-    return {name: getattr(defaults, name) if value is None else value for name, value in settings.items()}
+def _filled(given: Mapping[str, Any], default: Search) -> dict[str, Any]:
+    """The settings of a search, with those of `default` for what is None."""
+    solver = {kind: name for name, kind in SOLVERS.items()}[type(default.solver)]
+    known = vars(default) | {"solver": solver} | vars(default.solver)
+    return {name: known.get(name) if value is None else value for name, value in given.items()}
+
+
+def _search(section: str, given: Mapping[str, Any], default: Search) -> Search:
+    """The search that a config describes, with `default` for what it leaves open."""
+    filled = _filled(given, default)
+    solver = _choose(section, SOLVERS, filled | {"name": filled["solver"]}, "solver")
+    return _build(Search, section, filled | {"solver": solver})
 
 
 def _merged(section: str, base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
@@ -297,13 +292,13 @@ def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
     return _choose(section, FAMILIES, settings)
 
 
-def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """The named class, given those of the settings that it has."""
+def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any], what: str = "name") -> Any:
+    """The named class, given those of the settings that it has and that are not None."""
     name = settings["name"]
     if name not in choices:
         close = difflib.get_close_matches(str(name), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise Mistake(f"{section}.name: expected one of {', '.join(choices)}, got {name!r}{hint}")
+        raise Mistake(f"{section}.{what}: expected one of {', '.join(choices)}, got {name!r}{hint}")
     return _build(choices[name], section, settings)
 
 

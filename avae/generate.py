@@ -1,15 +1,36 @@
-"""The VAE by itself, without any search: encode, decode, sample."""
+"""The VAE by itself, without any search: init, encode, decode, sample."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.model import Model, Params, check_images, check_key
+from avae.checks import check_images, check_key
+from avae.model import Model, Params
 from avae.networks.vae import Posterior
 from avae.runtime.mistake import Mistake
+
+
+def init(key: Array, model: Any) -> Params:
+    """Fresh weights for a model.
+
+    Args:
+      key: draws them.
+      model: a `Model`, or a bare network such as `avae.MLP()`.
+
+    Returns:
+      `Params`.
+
+    Raises:
+      Mistake: if `key` is not a key of `jax.random.key`.
+    """
+    check_key(key)
+    if not isinstance(model, Model):
+        model = Model(networks=model)
+    return Params(model.init(key), model)
 
 
 def encode(params: Params, x: ArrayLike) -> Posterior:

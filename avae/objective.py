@@ -6,22 +6,20 @@ The input is brought to the canonical frame, encoded and decoded there, and the 
 and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
 """
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from avae.model import Frame, Params, check_images, check_key
-from avae.networks.precision import in_precision
+from avae.checks import check_images, check_key, check_poses
+from avae.model import Params
 from avae.networks.vae import Posterior, block_means
-from avae.runtime.mistake import Mistake
-from avae.solvers import CompositeLoss
+from avae.settings import Plan
+from avae.solvers import CompositeLoss, linearise, standard_deviation
 from avae.transforms import Transform
+from avae.transforms.frame import Frame
 
 
 class Terms(NamedTuple):
@@ -34,6 +32,50 @@ class Terms(NamedTuple):
     def weighted(self, beta: float) -> Array:
         """`reconstruction` + beta `kl`, what a beta-VAE is trained by (Higgins et al. 2017, eq. 4)."""
         return self.reconstruction + beta * self.kl
+
+
+class Info(NamedTuple):
+    """Diagnostics of a search.
+
+    Attributes:
+      start_losses: loss of every start [B, n_starts], by the smaller twin where `Search.twin` > 1; some may not be
+        finite.
+      kept: indices of the kept starts, best first [B, top_k].
+      identity_loss: loss of the first start [B], which is the identity.
+      accepted: refinement steps of the winner that lowered its loss [B].
+      finite: whether the loss at the pose that is returned is finite [B].
+    """
+
+    start_losses: Array
+    kept: Array
+    identity_loss: Array
+    accepted: Array
+    finite: Array
+
+
+class Alignment(NamedTuple):
+    """The result of `avae.align`.
+
+    Attributes:
+      alpha: the pose found for each image [B, size]; `transform` says in which units.
+      matrix: its pull map tau_alpha* [B, d, d+1].
+      loss: J at alpha*, z at the posterior mean, in nats [B]. A maximum over poses: not a bound on log p(x).
+      std: standard deviation of the pose [B, dof], from the curvature of J at this one mode (Laplace), in the units
+        of a tangent step; infinite along a direction in which the image says nothing.
+      canonical: tau_alpha* x, what the encoder sees [B, *space, C], in the shape of the canonical frame.
+      reconstruction: tau_alpha*^-1 dec(mu), in the frame of x [B, *space, C].
+      latent: posterior mean [B, z].
+      info: see `Info`.
+    """
+
+    alpha: Array
+    matrix: Array
+    loss: Array
+    std: Array
+    canonical: Array
+    reconstruction: Array
+    latent: Array
+    info: Info
 
 
 class Prediction(NamedTuple):
@@ -61,14 +103,8 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
     """
     check_key(key)
     x = check_images(x, params.model)
-    if alpha is not None:
-        alpha = jnp.asarray(alpha, jnp.float32)
-        expected = (x.shape[0], params.model.transform.size)
-        if alpha.shape != expected:
-            raise Mistake(f"alpha: expected one pose per image, shape {expected}, got {alpha.shape}")
-        if not isinstance(alpha, Tracer):
-            _check_poses(alpha, params.model.transform)
-    return batch_terms(params, x, alpha, key)
+    poses = None if alpha is None else check_poses(alpha, len(x), params.model.transform)
+    return batch_terms(params, x, poses, key)
 
 
 def batch_terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
@@ -116,16 +152,51 @@ def fisher(params: Params, x: Array, prediction: Prediction, beta: float = 1.0) 
 
 def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float = 1.0) -> CompositeLoss:
     """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it; its KL counts `beta` times."""
-    network = params.model.pose_network if transform == params.model.transform else None
     return CompositeLoss(
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction, block).weighted(beta),
         curvature=lambda x, prediction: fisher(params, x, prediction, beta),
-        reduce=block_means,
-        reduced=lambda factor: pose_loss(params.reduced(factor), transform, factor**transform.dim, beta),
-        cast=lambda dtype: pose_loss(in_precision(params, dtype), transform, block, beta),
-        propose=network and (lambda x, n: network.propose(params.weights["pose_network"], x, n, transform)),
-        n_bins=0 if network is None else network.n_bins,
+    )
+
+
+def twin_loss(
+    params: Params, x: Array, transform: Transform, factor: int, beta: float = 1.0
+) -> tuple[CompositeLoss, Array] | None:
+    """J by the networks' smaller twin, and x at a `factor`-th of its resolution; None where the factor is 1."""
+    if factor == 1:
+        return None
+    return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), block_means(x, factor)
+
+
+def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key: Array | None) -> tuple[Array, int]:
+    """Starts [n, size], the identity first, and the number of cells into which they divide the family.
+
+    Strata, the same for all examples; or those that the pose network proposes for x.
+    """
+    network, n = params.model.pose_network, plan.search.n_starts
+    if not plan.proposed:
+        starts = family.starts(n, key)
+        return starts, len(starts)
+    proposed = network.propose(params.weights["pose_network"], x, n - 1, family)
+    return jnp.concatenate([family.identity[None], proposed]), network.n_bins
+
+
+def describe(params: Params, x: Array, transform: Transform, found: Any) -> Alignment:
+    """What the pose that was found for x means; `found` is an `avae.align.Found` for one example."""
+    alpha, loss, info, hessian, prediction = found
+    if prediction is None:
+        prediction = predict(params, x, transform, alpha)
+    if hessian is None and transform.dof:
+        hessian = linearise(pose_loss(params, transform), x, alpha, transform).hessian
+    return Alignment(
+        alpha=alpha,
+        matrix=transform.matrix(alpha),
+        loss=loss,
+        std=jnp.zeros(0) if hessian is None else standard_deviation(hessian),
+        canonical=params.model.to_canonical(x, transform, alpha),
+        reconstruction=prediction.mean,
+        latent=prediction.mu,
+        info=info,
     )
 
 
@@ -141,22 +212,6 @@ def latent(posterior: Posterior, key: Array | None) -> Array:
 def gaussian_kl(posterior: Posterior) -> Array:
     """KL(N(mu, sigma^2) || N(0, I)) in nats (Kingma & Welling 2014, appendix B)."""
     return 0.5 * jnp.sum(posterior.mu**2 + jnp.exp(posterior.logvar) - posterior.logvar - 1)
-
-
-def _check_poses(alpha: Array, transform: Transform) -> None:
-    """Raises Mistake if one of concrete poses `alpha` [B, size] is outside the family's range."""
-    outside = np.flatnonzero(np.isneginf(_log_priors(alpha, transform)))
-    if len(outside):
-        first = outside[0]
-        raise Mistake(
-            f"alpha: expected poses in the range of {transform}, but {len(outside)} of {len(alpha)} are outside, "
-            f"first {first}: {alpha[first].tolist()}"
-        )
-
-
-@functools.partial(jax.jit, static_argnames="transform")
-def _log_priors(alpha: Array, transform: Transform) -> Array:
-    return jax.vmap(transform.log_prior)(alpha)
 
 
 def _terms(reconstruction: Array, posterior: Posterior) -> Terms:

@@ -1,90 +1,128 @@
-"""Settings of the pose search, and how much memory it may take. The measured default of each family stands with it."""
+"""Settings of the pose search: every default in one table, and which of them holds for a call."""
 
 import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
-
-from avae.runtime.mistake import Mistake
-
-SOLVERS = ("gauss_newton", "adam")
-STARTS = ("stratified", "lattice", "network")
-PRECISIONS = ("float32", "bfloat16")
+from avae.runtime.mistake import Mistake, at_least
+from avae.solvers import Adam, GaussNewton, Solver
+from avae.transforms import (
+    Affine,
+    Affine3D,
+    CubeRotations,
+    QuarterTurns,
+    Rigid,
+    Rigid3D,
+    Rotation,
+    Rotation3D,
+    Similarity,
+    Similarity3D,
+    Transform,
+    Translation,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Settings of the pose search (`avae.search`, `avae.align`): starts, rounds of subdivision, refinement, memory.
+    """A complete description of the pose search; to change some of what holds, pass a mapping to `align` instead.
 
     Attributes:
-      n_starts: stratified poses that are scored, the identity among them.
-      starts: "stratified", or "lattice": the family's finite subgroup instead (4 quarter turns in the plane, the 24
-        rotations of the cube in space), tried exhaustively and then refined in the whole family; or "network": the
-        identity, and the poses that a pose network proposes for each image (see `avae.PoseNetwork`).
-      coarse: starts are scored on images reduced by this factor (mean of `coarse`^d pixels); 1 for full resolution.
-      n_full: of starts scored at reduced resolution, how many of the best are scored again in full, with the identity
-        besides; at least top_k.
+      n_starts: starts that are scored, the identity among them.
+      twin: starts are scored by the networks' smaller twin, on means over `twin`^d pixels, and the best 3 `top_k` of
+        them and the identity again in full; 1 scores all of them in full.
       top_k: how many starts are kept.
-      n_local: poses tried around each kept start, within its cell, before refinement: interpolation ripples J by up
-        to a nat every few degrees, which the gradient alone does not cross.
-      n_rounds: how often that is done, each time in the cell of a pose of the round before.
-      n_refined: how many poses are refined, the best of all that were tried around the kept starts; 0 for the best one
-        around each of them.
-      n_steps: refinement steps; 0 keeps the best start as it is.
-      solver: "gauss_newton" (damped, forward mode) or "adam" (the paper's).
-      learning_rate: Adam's step size, in radians and half-widths.
-      damping: Gauss-Newton's first Levenberg-Marquardt damping, relative to the curvature.
-      precision: in which the networks compute while poses are scored and refined, "float32" or "bfloat16"; the loss and
-        the curvature of the pose that is returned are float32's.
-      chunk: starts scored at a time; few keep the coarse stage in cache.
-      memory: bytes that the search may take on a device; a batch that needs more goes through in parts. None for 2 GiB
-        on a CPU and half of the device's memory elsewhere.
+      n_local: poses tried around each kept start within its cell, one entry per round; the next round tries them in the
+        smaller cell around the best. Interpolation ripples J by up to a nat every few degrees, which the gradient alone
+        does not cross.
+      n_refined: how many poses are refined: the best of all that were tried around the kept starts.
+      n_steps: refinement steps; 0 keeps the best pose tried as it is.
+      solver: `GaussNewton(damping=)` or the paper's `Adam(learning_rate=)`.
     """
 
     n_starts: int = 32
-    starts: str = "stratified"
-    coarse: int = 1
-    n_full: int = 0
+    twin: int = 1
     top_k: int = 2
-    n_local: int = 4
-    n_rounds: int = 1
-    n_refined: int = 0
+    n_local: tuple[int, ...] = (4,)
+    n_refined: int = 2
     n_steps: int = 4
-    solver: str = "gauss_newton"
-    learning_rate: float = 0.03
-    damping: float = 0.01
-    precision: str = "float32"
-    chunk: int = 4
-    memory: int | None = None
+    solver: Solver = GaussNewton()
 
     def __post_init__(self) -> None:
-        for name in ("n_starts", "coarse", "chunk"):
-            if getattr(self, name) < 1:
-                raise Mistake(f"search expects {name} >= 1, got {getattr(self, name)}")
-        for name in ("n_full", "n_local", "n_rounds", "n_refined", "n_steps"):  # 0: none
-            if getattr(self, name) < 0:
-                raise Mistake(f"search expects {name} >= 0, got {getattr(self, name)}")
-        if not 1 <= self.top_k <= self.n_starts:
-            raise Mistake(f"search expects 1 <= top_k <= n_starts, got top_k={self.top_k}, n_starts={self.n_starts}")
-        for name, allowed in (("solver", SOLVERS), ("starts", STARTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise Mistake(f"search expects {name} of {allowed}, got {getattr(self, name)!r}")
-        if not (self.learning_rate > 0 and self.damping > 0):
-            raise Mistake(
-                f"search expects learning_rate > 0 and damping > 0, got {self.learning_rate} and {self.damping}"
-            )
-        if self.memory is not None and self.memory < 1:
-            raise Mistake(f"search expects memory in bytes, at least 1, or None, got {self.memory}")
-
-    @property
-    def budget(self) -> int:
-        """`memory`, or the default of the device at hand, in bytes."""
-        if self.memory is not None:
-            return self.memory
-        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-        return 2 * 2**30 if limit is None else limit // 2
+        at_least("search", self, n_starts=1, twin=1, top_k=1, n_refined=1, n_steps=0)
+        if not isinstance(self.n_local, tuple) or any(not isinstance(n, int) or n < 1 for n in self.n_local):
+            raise Mistake(f"search.n_local: expected a tuple of numbers >= 1, one per round, got {self.n_local!r}")
+        if self.top_k > self.n_starts:
+            raise Mistake(f"search.top_k: expected at most n_starts, {self.n_starts}, got {self.top_k}")
+        if not isinstance(self.solver, Solver):
+            raise Mistake(f"search.solver: expected avae.GaussNewton() or avae.Adam(), got {self.solver!r}")
 
 
-PAPER = Search(n_starts=32, top_k=8, n_local=0, n_steps=20, solver="adam", learning_rate=0.03)
+PAPER = Search(n_starts=32, top_k=8, n_local=(), n_refined=8, n_steps=20, solver=Adam(0.03))
+
+# The default of each family. Behind each: how many of 500 poses of noise-free images it recovers
+# (benchmarks/results/recovery*.md), or how far J lies above PyTorch's search, in nats (docs/performance.md).
+DEFAULTS: dict[type[Transform], Search] = {
+    QuarterTurns: Search(n_starts=4, top_k=1, n_local=(), n_refined=1, n_steps=0),  # exhaustive
+    CubeRotations: Search(n_starts=24, top_k=1, n_local=(), n_refined=1, n_steps=0),  # exhaustive
+    Rotation: Search(n_starts=32, top_k=4, n_local=(6,), n_refined=4, n_steps=4),  # 100 %; conv: J + 0.006
+    Translation: Search(n_starts=32, top_k=4, n_local=(), n_refined=4, n_steps=10),  # 100 %
+    Rigid: Search(n_starts=64, top_k=4, n_local=(4, 4), n_refined=4, n_steps=6),  # 99.0 %
+    Similarity: Search(n_starts=128, top_k=8, n_local=(4, 4), n_refined=8, n_steps=8),  # 98.2 %
+    Affine: Search(n_starts=512, top_k=8, n_local=(4, 4), n_refined=8, n_steps=12),  # 99.6 %
+    Rotation3D: Search(n_starts=128, top_k=4, n_local=(), n_refined=4, n_steps=8),  # 99.6 %
+    Rigid3D: Search(n_starts=512, top_k=16, n_local=(), n_refined=16, n_steps=10),  # 97.6 %
+    Similarity3D: Search(n_starts=1024, top_k=8, n_local=(4,), n_refined=8, n_steps=15),  # 97.2 %
+    Affine3D: Search(n_starts=1024, top_k=16, n_local=(4,), n_refined=16, n_steps=20),  # 98.8 %
+}
+
+# The same for networks that have a smaller twin.
+TWINS: dict[type[Transform], Search] = {
+    Rotation: Search(48, twin=2, top_k=3, n_local=(4,), n_refined=2, n_steps=3, solver=GaussNewton(0.1)),  # J + 0.001
+}
+
+ALONE = Search(n_starts=1, top_k=1, n_local=(), n_refined=1, n_steps=0)  # a finite family tries all its elements anyway
+N_BESIDE = 4  # strata beside a remembered pose
+
+
+def of_family(family: Transform, reducible: Callable[[int], bool] = lambda factor: False) -> Search:
+    """The settings of a family: its own attribute `search`, if its author gave it one, else those of the table.
+
+    Args:
+      family: a family of poses.
+      reducible: whether the networks have a twin for images at a `factor`-th of the resolution.
+    """
+    for cls in type(family).__mro__:
+        if isinstance(own := vars(cls).get("search"), Search):
+            return own
+        if cls in TWINS and reducible(TWINS[cls].twin):
+            return TWINS[cls]
+        if cls in DEFAULTS:
+            return DEFAULTS[cls]
+    return ALONE if family.dof == 0 else Search()
+
+
+def training(search: Search) -> Search:
+    """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
+
+    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
+    rotated digits, but leave more classes at two orientations (docs/results.md).
+    """
+    return dataclasses.replace(
+        search,
+        n_starts=min(search.n_starts, 64),
+        top_k=min(search.top_k, 2),
+        n_local=tuple(min(n, 4) for n in search.n_local),
+        n_refined=min(search.n_refined, 2),
+        n_steps=min(search.n_steps, 3),
+    )
+
+
+def from_memory(search: Search) -> Search:
+    """The search from a remembered pose: it and a few strata are scored, and the best is refined by one step."""
+    return dataclasses.replace(
+        search, n_starts=N_BESIDE + 1, top_k=1, n_local=(), n_refined=1, n_steps=min(search.n_steps, 1)
+    )
 
 
 def preset(name: str, search: Search, network: bool) -> Search:
@@ -92,27 +130,78 @@ def preset(name: str, search: Search, network: bool) -> Search:
 
     Args:
       name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
-        or "fast" (few starts, those that a pose network proposes where there is one, fewest where the model's own
-        search scores by a twin; only the best is refined, in two steps).
+        or "fast" (half the poses around, one refined by two steps; with a pose network, few starts that it proposes).
       search: those settings.
       network: whether the model has a pose network.
 
     Raises:
       Mistake: for another name.
     """
-    fast = {"n_refined": 1, "n_local": search.n_local // 2, "n_steps": min(search.n_steps, 2)}
-    if network:
-        n_starts, top_k, n_local = (5, 1, 2) if search.coarse > 1 else (12, 2, 3)  # docs/performance.md, "presets"
-        fast |= {"starts": "network", "n_starts": n_starts, "coarse": 1}
-        fast |= {"top_k": top_k, "n_local": n_local, "n_rounds": 1}
-    presets = {
-        "exhaustive": dataclasses.replace(
-            search, n_starts=max(720, 4 * search.n_starts), coarse=1, top_k=8, n_refined=0, n_steps=10
-        ),
-        "paper": PAPER,
-        "default": search,
-        "fast": dataclasses.replace(search, **fast),
+    fast = {
+        "n_local": tuple(n // 2 for n in search.n_local if n > 1),
+        "n_refined": 1,
+        "n_steps": min(search.n_steps, 2),
     }
+    if network and search.twin > 1:  # J + 0.094
+        fast |= {"n_starts": 5, "twin": 1, "top_k": 1, "n_local": (2,)}
+    elif network:  # conv: J + 0.097
+        fast |= {"n_starts": 12, "twin": 1, "top_k": 2, "n_local": (3,)}
+    dense = {"n_starts": max(720, 4 * search.n_starts), "twin": 1, "top_k": 8, "n_refined": 8, "n_steps": 10}
+    presets = {"exhaustive": dense, "paper": dataclasses.asdict(PAPER), "default": {}, "fast": fast}
     if name not in presets:
-        raise Mistake(f"search: expected an avae.Search or one of {', '.join(presets)}, got {name!r}")
-    return presets[name]
+        raise Mistake(f"search: expected settings, a mapping or one of {', '.join(presets)}, got {name!r}")
+    return PAPER if name == "paper" else dataclasses.replace(search, **presets[name])
+
+
+class Plan(NamedTuple):
+    """The settings that hold for a call, and whether the model's pose network proposes the starts."""
+
+    search: Search
+    proposed: bool
+
+
+def plan(model: Any, search: Search | Mapping[str, Any] | str | None = None, family: Any = None) -> Plan:
+    """Which settings hold: those given, else the model's own for its own family, else those of the family.
+
+    Args:
+      model: an `avae.Model`.
+      search: a complete `Search`; a mapping, which updates what holds; the name of a `preset`; or None.
+      family: the family searched; None for the model's.
+
+    Raises:
+      Mistake: for an unknown name, or a twin that the networks do not have.
+    """
+    family = family or model.transform
+    own: Any = model.search if family == model.transform else None
+    if own is None:
+        own = of_family(family, model.reducible)
+    network = model.pose_network is not None and family == model.transform
+    if isinstance(search, str):
+        settings = preset(search, own, network)
+    elif isinstance(search, Mapping):
+        settings = updated(own, search)
+    else:
+        settings = own if search is None else search
+    if not isinstance(settings, Search):
+        raise Mistake(f"search: expected an avae.Search, a mapping, the name of a preset or None, got {search!r}")
+    if settings.twin > 1 and not model.reducible(settings.twin):
+        raise Mistake(
+            f"search.twin: expected 1, or a divisor of the sides of images {model.image_shape} for networks with a "
+            f"smaller twin (`reduced`), got {settings.twin} for {type(model.networks).__name__}"
+        )
+    return Plan(settings, network and search == "fast")
+
+
+def updated(search: Search, changes: Mapping[str, Any]) -> Search:
+    """`search` with some settings changed.
+
+    Raises:
+      Mistake: for a setting that there is not, with a suggestion.
+    """
+    known = [field.name for field in dataclasses.fields(Search)]
+    for name in changes:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise Mistake(f"search: unknown setting {name!r}; {hint}")
+    return dataclasses.replace(search, **changes)

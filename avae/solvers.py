@@ -1,4 +1,4 @@
-"""Refinement of one pose for one example: Adam (the paper's) and damped Gauss-Newton by forward mode.
+"""Refinement of one pose for one example: damped Gauss-Newton by forward mode, and the paper's Adam.
 
 A pose has few entries, so derivatives with respect to it are pushed forward (`jvp`): about one extra forward pass
 per entry, no stored activations, and no scatter, which the image gradient of a warp would need.
@@ -6,7 +6,7 @@ per entry, no stored activations, and no scatter, which the image gradient of a 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,13 @@ from jax.typing import ArrayLike
 
 from avae.runtime.mistake import Mistake
 from avae.runtime.products import matmul
-from avae.settings import Search
 from avae.transforms import Transform
 
+Loss = Callable[[Any, Array], Array]
+Ranked = TypeVar("Ranked", bound=Any)
 
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CompositeLoss:
     """A per-example loss that Gauss-Newton can use: loss(x, alpha) = score(x, predict(x, alpha)).
@@ -28,45 +31,41 @@ class CompositeLoss:
       predict: (x, alpha) -> u, any pytree of arrays; the only part that is linearised.
       score: (x, u) -> scalar, convex in u.
       curvature: (x, u) -> pytree like u: the diagonal of the score's Hessian or Fisher information in u.
-      reduce: (x, factor) -> the same example at a `factor`-th of its resolution, for `Search.coarse`; None if the loss
-        has none.
-      reduced: factor -> the loss of such examples, cheaper than this one; None if this one takes them as they are.
-      cast: dtype -> the loss with networks that compute in that type, for `Search.precision`; None if it has none.
-      propose: (x, n) -> n poses [n, size] worth scoring, best first, for `Search.starts` "network"; None if the loss
-        has none.
-      n_bins: of how many parts of the family each such pose stands for one.
     """
 
     predict: Callable[[Any, Array], Any]
     score: Callable[[Any, Any], Array]
     curvature: Callable[[Any, Any], Any]
-    reduce: Callable[[Any, int], Any] | None = None
-    reduced: Callable[[int], "CompositeLoss"] | None = None
-    cast: Callable[[str], "CompositeLoss"] | None = None
-    propose: Callable[[Any, int], Array] | None = None
-    n_bins: int = 0
 
     def __call__(self, x: Any, alpha: Array) -> Array:
         """The loss itself, a scalar."""
         return self.score(x, self.predict(x, alpha))
 
-    def at(self, x: Any, factor: int) -> "tuple[CompositeLoss, Any]":
-        """The loss and the example at a `factor`-th of the resolution; of a loss that has `reduce`."""
-        if self.reduce is None:
-            raise Mistake("this loss has no `reduce`")
-        return self if self.reduced is None else self.reduced(factor), self.reduce(x, factor)
 
-    def within(self, dtype: str) -> "CompositeLoss":
-        """The loss with networks that compute in `dtype`; of a loss that has `cast`."""
-        if self.cast is None:
-            raise Mistake("this loss has no `cast`")
-        return self.cast(dtype)
+class Poses(NamedTuple):
+    """Poses [n, size], their losses [n], and the index of the start from which each came [n]."""
 
-    def proposals(self, x: Any, n: int) -> Array:
-        """N poses [n, size] worth scoring; of a loss that has `propose`."""
-        if self.propose is None:
-            raise Mistake("this loss has no `propose`")
-        return self.propose(x, n)
+    alpha: Array
+    loss: Array
+    start: Array
+
+
+class Refined(NamedTuple):
+    """The best iterate of a refinement.
+
+    Attributes:
+      alpha: the pose [size].
+      loss: its loss [].
+      accepted: steps that lowered the loss [].
+      hessian: Gauss-Newton matrix of the loss there [dof, dof]; None after another solver.
+      prediction: what the loss predicts there; None after another solver.
+    """
+
+    alpha: Array
+    loss: Array
+    accepted: Array
+    hessian: Array | None = None
+    prediction: Any = None
 
 
 class Local(NamedTuple):
@@ -81,73 +80,107 @@ class Local(NamedTuple):
     prediction: Any
 
 
-class Refined(NamedTuple):
-    """The best iterate seen: its pose [size] and loss [], and how many steps lowered the loss.
+@dataclasses.dataclass(frozen=True)
+class GaussNewton:
+    """Damped Gauss-Newton (Levenberg-Marquardt); the loss must be a `CompositeLoss`.
 
-    `hessian` is the Gauss-Newton matrix there [dof, dof], and `prediction` what the loss predicts there; None where the
-    solver has none.
+    Attributes:
+      damping: of the first step, relative to the curvature.
     """
 
-    alpha: Array
-    loss: Array
-    accepted: Array
-    hessian: Array | None = None
-    prediction: Any = None
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise Mistake(f"GaussNewton expects damping > 0, got {self.damping}")
+
+    def refine(self, loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, n_steps: int) -> Refined:
+        """Takes a step only if the loss falls; else the damping grows, and the next step is shorter.
+
+        Every step costs one linearisation, at the proposed pose; that of the accepted pose is kept.
+        """
+
+        def step(_: int, state: tuple[Array, Local, Array, Array]) -> tuple[Array, Local, Array, Array]:
+            alpha, local, damping, accepted = state
+            scale = jnp.diag(local.hessian) * damping + 1e-6
+            move = -jnp.linalg.solve(local.hessian + jnp.diag(scale), local.gradient)
+            proposal = transform.project(transform.retract(alpha, move))
+            trial = linearise(loss, x, proposal, transform)
+            better = trial.value < local.value  # false for NaN
+            alpha, local = jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposal, trial), (alpha, local))
+            return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better.astype(jnp.int32)
+
+        local = linearise(loss, x, alpha, transform)
+        state = (alpha, local, jnp.full_like(local.value, self.damping), jnp.zeros((), jnp.int32))
+        alpha, local, _, accepted = lax.fori_loop(0, n_steps, step, _like(local.value, state))
+        return Refined(alpha, local.value, accepted, local.hessian, local.prediction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """The paper's refinement; any loss will do.
+
+    Attributes:
+      learning_rate: step size, in radians and half-widths.
+    """
+
+    learning_rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise Mistake(f"Adam expects learning_rate > 0, got {self.learning_rate}")
+
+    def refine(self, loss: Loss, x: Any, alpha: Array, transform: Transform, n_steps: int) -> Refined:
+        """`n_steps` of Adam; returns the best iterate, not the last."""
+        optimizer = optax.adam(self.learning_rate)
+
+        def step(i: Array, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
+            alpha, moments, best = state
+            value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), alpha, transform.dof)
+            update, moments = optimizer.update(gradient, moments)
+            moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
+            return moved, moments, _better(best, alpha, value, i > 0)  # the start itself is no step
+
+        start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32))
+        state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
+        if n_steps:
+            state = lax.fori_loop(0, n_steps, step, _like(loss(x, alpha), state))
+        last, _, best = state
+        return _better(best, last, loss(x, last), n_steps > 0)
+
+
+Solver = GaussNewton | Adam
+
+
+def refine(loss: Any, x: Any, alpha: Array, transform: Transform, solver: Solver, n_steps: int) -> Refined:
+    """Refines one pose; a pose of a finite family stays as it is."""
+    if transform.dof == 0:
+        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32))
+    return solver.refine(loss, x, alpha, transform, n_steps)
 
 
 def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Local:
     """Value, gradient and Gauss-Newton matrix of the loss at `alpha`, in one forward pass with `dof` tangents."""
-    u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), transform.dof, _dtype(alpha))
+    u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), alpha, transform.dof)
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
     tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
     weighted = tangents * _flat(loss.curvature(x, u))[None]
     return Local(value, matmul(tangents, _flat(slope)), matmul(weighted, tangents.T), u)
 
 
-def gauss_newton(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
-    """Levenberg-Marquardt: a step is taken only if the loss falls, else the damping grows and it is tried shorter.
+def best(poses: Ranked, n: int) -> Ranked:
+    """The `n` poses of the lowest loss, best first, of a pytree of arrays [m, ...] with a field `loss` [m].
 
-    Every step costs one linearisation, at the proposed pose; that of the accepted pose is kept.
+    A loss that is not finite never wins. Where there are fewer than `n`, all of them.
     """
-
-    def step(_: int, state: tuple[Array, Local, Array, Array]) -> tuple[Array, Local, Array, Array]:
-        alpha, local, damping, accepted = state
-        scale = jnp.diag(local.hessian) * damping + 1e-6
-        move = -jnp.linalg.solve(local.hessian + jnp.diag(scale), local.gradient)
-        proposal = transform.project(transform.retract(alpha, move))
-        trial = linearise(loss, x, proposal, transform)
-        better = trial.value < local.value  # false for NaN
-        alpha, local = jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposal, trial), (alpha, local))
-        return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better.astype(jnp.int32)
-
-    local = linearise(loss, x, alpha, transform)
-    state = (alpha, local, jnp.full_like(local.value, settings.damping), jnp.zeros((), jnp.int32))
-    alpha, local, _, accepted = lax.fori_loop(0, settings.n_steps, step, state)
-    return Refined(alpha, local.value, accepted, local.hessian, local.prediction)
+    losses = comparable(poses.loss)
+    index = jnp.argmin(losses)[None] if n == 1 else lax.top_k(-losses, min(n, len(losses)))[1]
+    return jax.tree.map(lambda leaf: leaf[index], poses)
 
 
-def adam(loss: Callable[[Any, Array], Array], x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
-    """The paper's refinement: `n_steps` of Adam from one start; the best iterate is returned, not the last."""
-    optimizer = optax.adam(settings.learning_rate)
-
-    def step(i: Array, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
-        alpha, moments, best = state
-        value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), transform.dof, alpha.dtype)
-        update, moments = optimizer.update(gradient, moments)
-        moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
-        return moved, moments, _better(best, alpha, value, i > 0)  # the start itself is no step
-
-    start = Refined(alpha, jnp.full_like(loss(x, alpha), jnp.inf), jnp.zeros((), jnp.int32))
-    state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
-    last, _, best = lax.fori_loop(0, settings.n_steps, step, state)
-    return _better(best, last, loss(x, last), settings.n_steps > 0)
-
-
-def refine(loss: Any, x: Any, alpha: Array, transform: Transform, settings: Search) -> Refined:
-    """Refines one pose by the solver that the settings name; a pose of a finite family stays as it is."""
-    if transform.dof == 0:
-        return Refined(alpha, loss(x, alpha), jnp.zeros((), jnp.int32))
-    return {"gauss_newton": gauss_newton, "adam": adam}[settings.solver](loss, x, alpha, transform, settings)
+def comparable(losses: Array) -> Array:
+    """Losses with infinity for whatever is not finite, so that it never wins."""
+    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
 def standard_deviation(precision: Array) -> Array:
@@ -159,15 +192,16 @@ def standard_deviation(precision: Array) -> Array:
     return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
 
 
-def _push(f: Callable[[Array], Any], dof: int, dtype: Any) -> tuple[Any, Any]:
+def _push(f: Callable[[Array], Any], alpha: Any, dof: int) -> tuple[Any, Any]:
     """F at the zero step, and its derivative along each of the `dof` directions, stacked in front."""
-    zero, directions = jnp.zeros(dof, dtype), jnp.eye(dof, dtype=dtype)
-    return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(directions)
+    dtype = jax.tree.leaves(alpha)[0].dtype
+    zero = jnp.zeros(dof, dtype)
+    return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof, dtype=dtype))
 
 
-def _dtype(alpha: Any) -> Any:
-    """The float type of a pose, or of a pose with what moves beside it."""
-    return jnp.result_type(*jax.tree.leaves(alpha))
+def _like(varying: Array, state: Any) -> Any:
+    """The first state of a loop: the same values, and inside `shard_map` of a type that varies as the scalar does."""
+    return jax.tree.map(lambda leaf: jnp.where(True, leaf, varying.astype(leaf.dtype)), state)
 
 
 def _flat(tree: Any) -> Array:

@@ -31,6 +31,7 @@ from protocol import facts, flags, in_turns, save
 import avae
 from avae.data import dataset as data
 from avae.report.page import environment
+from avae.settings import plan
 
 try:
     import torch
@@ -38,7 +39,7 @@ try:
 except ImportError:
     torch = None
 
-COARSE = avae.Search(top_k=1, n_local=0, n_steps=0)
+COARSE = avae.Search(top_k=1, n_local=(), n_refined=1, n_steps=0)
 CHUNK = {avae.MLP: 64, avae.Conv: 16}  # images that PyTorch searches at a time on CPUs, where more are slower
 PRESETS = ("default", "fast", "paper", "exhaustive")
 FORWARD, REFERENCE = "avae forward", "PyTorch search 32/8/20 Adam"
@@ -62,15 +63,20 @@ class Side:
 def avae_sides(params: avae.Params, presets: Sequence[str]) -> list[Side]:
     forward = jax.jit(avae.objective)
 
-    def align(search: avae.Search) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda x: np.asarray(jax.block_until_ready(avae.align(params, x, search=search)).loss)
+    def align(name: str, search: avae.Search) -> Callable[[np.ndarray], np.ndarray]:
+        asked = name if name in presets else search  # "fast" is more than its settings: a pose network proposes
+        return lambda x: np.asarray(jax.block_until_ready(avae.align(params, x, search=asked)).loss)
 
-    searches = {"coarse": COARSE} | {name: params.model.settings(name) for name in presets}
-    searches["default, bfloat16"] = dataclasses.replace(searches["default"], precision="bfloat16")
+    searches = {"coarse": COARSE} | {name: plan(params.model, name).search for name in presets}
     return [
         Side(FORWARD, lambda x: np.asarray(forward(params, x).total), 1, FORWARD),
         *(
-            Side(f"avae.align {name} {describe_search(search)}", align(search), passes(search, params), FORWARD)
+            Side(
+                f"avae.align {name} {describe_search(search)}",
+                align(name if name in presets else search),
+                passes(search, params),
+                FORWARD,
+            )
             for name, search in searches.items()
         ),
     ]
@@ -78,29 +84,23 @@ def avae_sides(params: avae.Params, presets: Sequence[str]) -> list[Side]:
 
 def describe_search(search: avae.Search) -> str:
     """Starts, how many are kept, how many tried around each, how many refined, steps, solver."""
-    counts = f"{search.n_starts}/{search.top_k}+{search.n_local}/{n_refined(search)}/{search.n_steps}"
-    return f"{counts} {search.solver}"
-
-
-def n_refined(search: avae.Search) -> int:
-    """How many poses are refined: the best of all that were tried, or the best around each kept start."""
-    return search.n_refined or search.top_k
+    tried = "+".join(map(str, search.n_local or (0,)))
+    counts = f"{search.n_starts}/{search.top_k}+{tried}/{search.n_refined}/{search.n_steps}"
+    return f"{counts} {type(search.solver).__name__}"
 
 
 def passes(search: avae.Search, params: avae.Params) -> int:
     """Forward passes per image of a search over one angle; a pass with its tangent counts as 2.
 
-    A pass through reduced networks counts by their share of the weights; in another precision two poses are evaluated
-    again. `avae.align` adds about 3 for the rest of what it returns (`std`, `canonical`, `reconstruction`).
+    A pass through the smaller twin counts by its share of the weights. `avae.align` adds about 3 for the rest of what
+    it returns (`std`, `canonical`, `reconstruction`).
     """
     share, again = 1.0, 0
-    if search.coarse > 1:
-        share, again = size(params.reduced(search.coarse)) / size(params), max(search.n_full, search.top_k) + 1
-    refinement = 2 * search.n_steps + 1 if search.solver == "adam" else 2 * (search.n_steps + 1)
-    refined = n_refined(search) * refinement
-    if search.precision != "float32":
-        refined += 2 * (1 if search.solver == "adam" else 2)
-    return round(search.n_starts * share + again + search.top_k * search.n_local + refined)
+    if search.twin > 1:
+        share, again = size(params.reduced(search.twin)) / size(params), 3 * search.top_k + 1
+    adam = isinstance(search.solver, avae.Adam)
+    refined = search.n_refined * (2 * search.n_steps + 1 if adam else 2 * (search.n_steps + 1))
+    return round(search.n_starts * share + again + search.top_k * sum(search.n_local) + refined)
 
 
 def size(params: avae.Params) -> int:

@@ -22,13 +22,13 @@ from protocol import flags, save
 
 import avae
 from avae.data import dataset as data
-from avae.networks.vae import block_means
 from avae.report.page import environment
+from avae.settings import of_family
 from avae.transforms import FAMILIES, Transform
 from avae.transforms.warp import warp_one
 
 CONTINUOUS = [name for name, family in FAMILIES.items() if family().dof]
-DESCENT = avae.Search(n_starts=1, top_k=1, n_local=0, n_steps=100, solver="adam")
+DESCENT = avae.Search(n_starts=1, top_k=1, n_local=(), n_refined=1, n_steps=100, solver=avae.Adam())
 SIDE = 24  # of the volumes
 
 
@@ -63,14 +63,13 @@ def squared_error(family: Transform) -> avae.CompositeLoss:
         predict=lambda x, alpha: warp_one(x["source"], family.matrix(alpha)),
         score=lambda x, u: 0.5 * jnp.sum((u - x["target"]) ** 2),
         curvature=lambda x, u: jnp.ones_like(u),
-        reduce=lambda x, factor: {name: block_means(image, factor) for name, image in x.items()},
     )
 
 
 def measure(name: str, poses: int, seed: int, batch: int, search: avae.Search | None = None) -> dict:
     """One row of the table."""
     family = FAMILIES[name]()
-    search = search or family.search
+    search = search or of_family(family)
     if family.dim == 2:
         test = data.load(data.Data(pose="upright", n_train=1, n_test=poses)).test
         source = test.images
@@ -108,11 +107,11 @@ def measure(name: str, poses: int, seed: int, batch: int, search: avae.Search | 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| family | starts | kept | local | rounds | steps | recovered | one descent | images/s |",
+        "| family | starts | kept | local | refined | steps | recovered | one descent | images/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        settings = " | ".join(str(row[key]) for key in ("n_starts", "top_k", "n_local", "n_rounds", "n_steps"))
+        settings = " | ".join(str(row[key]) for key in ("n_starts", "top_k", "n_local", "n_refined", "n_steps"))
         lines.append(
             f"| {row['family']} | {settings} | {100 * row['recovered']:.1f} % | {100 * row['descent']:.1f} % "
             f"| {row['images_per_second']:.1f} |"

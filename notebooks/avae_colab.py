@@ -59,8 +59,7 @@ from PIL import Image
 
 import avae
 from avae.config import default, experiment
-from avae.data import dataset as data
-from avae.data import sources
+from avae.data import dataset as data, sources
 from avae.report.figures import training_curve
 from avae.report.pictures import grid
 from avae.runtime.progress import read_metrics

@@ -16,8 +16,7 @@ import numpy as np
 import avae
 from avae.config import default, experiment
 from avae.runtime import devices
-from avae.training import loop
-from avae.training import step as training
+from avae.training import loop, step as training
 
 jax.config.update("jax_num_cpu_devices", 8)
 MOVES = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
@@ -84,7 +83,7 @@ def in_parts_where_it_lies():
     network, family = avae.MLP(image_shape=(12, 12, 1), hidden=(8,), latent=2), avae.QuarterTurns()
     params = avae.init(jax.random.key(0), avae.Model(network, transform=family))
     x, key = np.random.default_rng(1).random((48, 12, 12, 1), np.float32), jax.random.key(0)
-    search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=0, memory=100_000)
+    search = avae.Search(n_starts=4, top_k=1, n_local=(), n_steps=0)
     use(8)
     split = devices.take(x, np.arange(48))
     given = {"key": key, "search": search, "n_samples": 8, "n_modes": 4}

@@ -15,8 +15,7 @@ import numpy as np
 
 from avae.config import default, experiment
 from avae.runtime import devices
-from avae.training import checkpoint, loop
-from avae.training import step as training
+from avae.training import checkpoint, loop, step as training
 from avae.training.signals import Interrupted
 
 SMALL = {

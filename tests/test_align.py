@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import avae
+from avae.settings import DEFAULTS
 
 objective, warp = jax.jit(avae.objective), jax.jit(avae.warp)
 
-SEARCH = avae.Search(n_starts=8, top_k=3, n_local=0, n_steps=4)
+SEARCH = avae.Search(n_starts=8, top_k=3, n_local=(), n_refined=3, n_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +39,16 @@ POSES = np.array([[0.0, 0.0, 0.0], [2.0, 0.1, -0.05], [-1.1, -0.1, 0.1], [3.1, 0
 @pytest.mark.parametrize(
     ("transform", "truth", "solver", "tolerance"),
     [
-        (avae.Rotation(), ANGLES, "gauss_newton", 1e-3),
-        (avae.Rotation(), ANGLES, "adam", 0.02),
-        (avae.Rigid(), POSES, "gauss_newton", 1e-2),
+        (avae.Rotation(), ANGLES, avae.GaussNewton(), 1e-3),
+        (avae.Rotation(), ANGLES, avae.Adam(), 0.02),
+        (avae.Rigid(), POSES, avae.GaussNewton(), 1e-2),
     ],
 )
 def test_search_recovers_a_known_pose(images, transform, truth, solver, tolerance):
     composite, plain = template_losses(images[0], transform)
     x = warp(np.repeat(images[:1], 4, axis=0), jax.vmap(transform.matrix)(truth))
-    settings = avae.Search(n_starts=32, top_k=4, n_steps=20, solver=solver)
-    found = avae.search(composite if solver == "gauss_newton" else plain, x, transform, settings=settings)
+    settings = avae.Search(n_starts=32, top_k=4, n_refined=4, n_steps=20, solver=solver)
+    found = avae.search(composite if isinstance(solver, avae.GaussNewton) else plain, x, transform, settings=settings)
     assert (jax.vmap(transform.distance)(found.alpha, truth) < tolerance).all()
     assert (found.loss < 0.01).all()
     assert (found.loss <= found.info.identity_loss + 1e-5).all()
@@ -62,7 +63,7 @@ BOWL = avae.CompositeLoss(  # lowest at alpha = x
 
 def test_search_defaults_to_the_solver_that_the_loss_allows():
     x = np.array([0.3, -2.0], np.float32)
-    assert avae.search(BOWL, x, avae.Rotation()).info.kept.shape == (2, avae.Rotation.search.top_k)
+    assert avae.search(BOWL, x, avae.Rotation()).info.kept.shape == (2, DEFAULTS[avae.Rotation].top_k)
     plain = lambda x, alpha: BOWL(x, alpha)  # noqa: E731
     assert avae.search(plain, x, avae.Rotation()).info.kept.shape == (2, avae.PAPER.top_k)
 
@@ -78,7 +79,7 @@ def test_no_steps_keep_the_best_start():
 
 def test_looking_around_only_helps():
     x = np.linspace(-3, 3, 25, dtype=np.float32)
-    settings = dataclasses.replace(SEARCH, n_steps=0, n_local=3)
+    settings = dataclasses.replace(SEARCH, n_steps=0, n_local=(3,))
     found = avae.search(BOWL, x, avae.Rotation(), settings=settings)
     best_start = found.info.start_losses.min(axis=1)
     assert (found.loss <= best_start + 1e-6).all()
@@ -178,7 +179,7 @@ def test_images_do_not_see_their_batch_mates(found, params, images):
 
 
 def test_adam_keeps_the_best_of_each_image(params, images):
-    search = dataclasses.replace(SEARCH, solver="adam", learning_rate=0.2)  # overshoots
+    search = dataclasses.replace(SEARCH, solver=avae.Adam(0.2))  # overshoots
     together = avae.align(params, images, search=search)
     others = np.stack([images[0], images[0] * 0, images[0][::-1]])
     np.testing.assert_allclose(avae.align(params, others, search=search).loss[0], together.loss[0], rtol=1e-5)
@@ -296,15 +297,16 @@ def test_transform_of_another_dimension(params, images):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 9, "n_starts": 8}, "1 <= top_k <= n_starts, got top_k=9, n_starts=8"),
-        ({"top_k": 0}, "1 <= top_k <= n_starts, got top_k=0"),
-        ({"n_starts": 0}, r"n_starts >= 1, got 0"),
-        ({"chunk": 0}, "chunk >= 1, got 0"),
-        ({"n_steps": -1}, r"n_steps >= 0, got -1"),
-        ({"n_local": -1}, "n_local >= 0, got -1"),
-        ({"solver": "newton"}, r"solver of \('gauss_newton', 'adam'\), got 'newton'"),
-        ({"learning_rate": 0.0}, "learning_rate > 0 and damping > 0, got 0.0 and"),
-        ({"damping": -1.0}, "learning_rate > 0 and damping > 0, got .* and -1.0"),
+        ({"top_k": 9, "n_starts": 8}, "top_k: expected at most n_starts, 8, got 9"),
+        ({"top_k": 0}, "top_k: expected a whole number of at least 1, got 0"),
+        ({"n_starts": 0}, "n_starts: expected a whole number of at least 1, got 0"),
+        ({"n_starts": 2.5}, "n_starts: expected a whole number of at least 1, got 2.5"),
+        ({"twin": 0}, "twin: expected a whole number of at least 1, got 0"),
+        ({"n_refined": 0}, "n_refined: expected a whole number of at least 1, got 0"),
+        ({"n_steps": -1}, "n_steps: expected a whole number of at least 0, got -1"),
+        ({"n_local": (4, 0)}, r"n_local: expected a tuple of numbers >= 1, one per round, got \(4, 0\)"),
+        ({"n_local": 4}, "n_local: expected a tuple of numbers >= 1, one per round, got 4"),
+        ({"solver": "newton"}, r"solver: expected avae.GaussNewton\(\) or avae.Adam\(\), got 'newton'"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -312,9 +314,17 @@ def test_bad_settings(settings, message):
         avae.Search(**settings)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_bad_solvers(value):
+    with pytest.raises(avae.Mistake, match=f"Adam expects learning_rate > 0, got {value}"):
+        avae.Adam(value)
+    with pytest.raises(avae.Mistake, match=f"GaussNewton expects damping > 0, got {value}"):
+        avae.GaussNewton(value)
+
+
 def test_gauss_newton_needs_structure(images):
     _, plain = template_losses(images[0], avae.Rotation())
-    with pytest.raises(ValueError, match=r'"gauss_newton" expects .*avae.CompositeLoss.*use solver="adam"'):
+    with pytest.raises(ValueError, match=r"GaussNewton expects an avae.CompositeLoss.*use avae.Adam"):
         avae.search(plain, images, avae.Rotation(), settings=SEARCH)
 
 

@@ -15,6 +15,7 @@ from avae.config import default, experiment
 from avae.data import dataset as data
 from avae.inference.importance import log_mean
 from avae.objective import batch_terms
+from avae.settings import plan
 from avae.training import checkpoint, loop
 from avae.transforms.factors import Box
 
@@ -110,7 +111,7 @@ def log_weights(params, x, poses, key):
     from avae.inference.importance import Problem as Draws
 
     def one(x, poses, key):
-        problem = Draws(params, x, params.model.transform, params.model.settings(), 2, 1)
+        problem = Draws(params, x, params.model.transform, plan(params.model), 2, 1)
         return jax.vmap(problem.log_weight)(poses, jax.random.split(key, len(poses)))
 
     return jax.jit(jax.vmap(one))(x, poses, jax.random.split(key, len(x)))
@@ -158,7 +159,7 @@ def test_other_families_agree_with_many_draws_from_the_prior(family):
     params = linear_params(family, scale=1.0)
     x, _ = draw_images(params, 8)
     many = avae.log_likelihood(params, x, method="multi_start", n_samples=4096)
-    few = avae.log_likelihood(params, x, search=avae.Search(n_starts=32, top_k=4, n_steps=4))
+    few = avae.log_likelihood(params, x, search=avae.Search(n_starts=32, top_k=4, n_refined=4, n_steps=4))
     error = np.hypot(few.standard_error, many.standard_error)
     assert np.mean((few.value - many.value) / error) < 3 / np.sqrt(8)
     np.testing.assert_allclose(np.mean(few.value), np.mean(many.value), atol=0.2)
@@ -169,7 +170,7 @@ def test_volumes():
     network = avae.MLP(image_shape=(6, 6, 6, 1), hidden=(8,), latent=2)
     params = avae.init(jax.random.key(0), avae.Model(networks=network, transform=avae.Rigid3D()))
     x = jax.random.uniform(jax.random.key(1), (2, 6, 6, 6, 1))
-    found = avae.log_likelihood(params, x, n_samples=1024, search=avae.Search(n_starts=8, top_k=2, n_local=0))
+    found = avae.log_likelihood(params, x, n_samples=1024, search=avae.Search(n_starts=8, top_k=2, n_local=()))
     prior = avae.log_likelihood(params, x, method="multi_start", n_samples=2**15)
     error = np.hypot(found.standard_error, prior.standard_error)
     np.testing.assert_allclose(found.value, prior.value, atol=4 * error.max())

@@ -9,7 +9,7 @@ import numpy as np
 
 import avae
 
-SEARCH = avae.Search(n_starts=4, top_k=2, n_local=0, n_steps=2)
+SEARCH = avae.Search(n_starts=4, top_k=2, n_local=(), n_steps=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def test_search_compiles_once():
         traces.append(x)
         return jnp.sum(jnp.sin(alpha) * x)
 
-    settings = dataclasses.replace(SEARCH, solver="adam")
+    settings = dataclasses.replace(SEARCH, solver=avae.Adam())
     avae.search(loss, np.ones(2, np.float32), avae.Rotation(), settings=settings)
     first = len(traces)
     assert first > 0

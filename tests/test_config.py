@@ -6,11 +6,13 @@ import json
 import pytest
 
 import avae
-from avae.config import complete, default, experiment, flatten, plain, train_search
+from avae import settings
+from avae.config import SEARCH, complete, default, experiment, flatten, plain
+from avae.settings import DEFAULTS, TWINS
 from avae.training import checkpoint
 from avae.transforms import FAMILIES
 
-SETTINGS = [field.name for field in dataclasses.fields(avae.Search)]
+SETTINGS = list(SEARCH)
 PLANAR = [name for name, family in FAMILIES.items() if family.dim == 2]
 
 
@@ -41,13 +43,13 @@ def test_the_family_alone_changes_the_search(name):
     described = experiment(changed(transform__name=name))
     family = FAMILIES[name]
     assert type(described.model.transform) is family
-    assert described.model.search == (family.reduced_search or family.search)
-    assert described.train.search == train_search(family.search)
+    assert described.model.search == TWINS.get(family, DEFAULTS[family])
+    assert described.train.search == settings.training(DEFAULTS[family])
 
 
 def test_networks_without_a_smaller_form_have_the_family_s_own_search():
     described = experiment(changed(model__name="conv"))
-    assert described.model.search == avae.Rotation.search
+    assert described.model.search == DEFAULTS[avae.Rotation]
 
 
 def test_the_ranges_of_the_family_are_those_given():
@@ -57,8 +59,8 @@ def test_the_ranges_of_the_family_are_those_given():
 
 def test_one_setting_leaves_the_others():
     described = experiment(changed(transform__name="rigid", search__n_starts=16, train__search__n_steps=7))
-    assert described.model.search == dataclasses.replace(avae.Rigid.search, n_starts=16)
-    assert described.train.search == dataclasses.replace(train_search(avae.Rigid.search), n_steps=7)
+    assert described.model.search == dataclasses.replace(DEFAULTS[avae.Rigid], n_starts=16)
+    assert described.train.search == dataclasses.replace(settings.training(DEFAULTS[avae.Rigid]), n_steps=7)
 
 
 def test_unset_settings_have_types():
@@ -70,40 +72,24 @@ def test_unset_settings_have_types():
         config.search.n_starts = "many"
     with pytest.raises(TypeError, match="solver"):
         config.search.solver = 3
-    changes = {"n_starts": 16, "solver": "adam", "learning_rate": 0.1}
-    assert experiment(config).model.search == dataclasses.replace(avae.Rotation.reduced_search, **changes)
+    changes = {"n_starts": 16, "solver": avae.Adam(0.1)}
+    assert experiment(config).model.search == dataclasses.replace(TWINS[avae.Rotation], **changes)
+    config.search.solver = "newton"
+    with pytest.raises(avae.Mistake, match=r"search\.solver: expected one of gauss_newton, adam, got 'newton'"):
+        experiment(config)
 
 
 def test_training_without_search():
     assert experiment(changed(train__search__enabled=False)).train.search is None
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_search_in_training_is_a_smaller_one(name):
-    family = FAMILIES[name].search
-    training = train_search(family)
-    assert training.n_starts == min(64, family.n_starts)
-    assert training.top_k <= min(2, training.n_starts)
-    assert training.n_steps <= 3
-    assert training.n_local <= 4
-    assert training.n_refined == 0  # the best pose around each kept start
-    reduced = ("n_starts", "top_k", "n_local", "n_refined", "n_steps")
-    assert all(getattr(training, field) == getattr(family, field) for field in SETTINGS if field not in reduced)
-    assert train_search(training) == training
-
-
-def test_search_in_training_keeps_what_is_smaller_still():
-    assert train_search(avae.Search(n_starts=4, top_k=1, n_steps=0)) == avae.Search(n_starts=4, top_k=1, n_steps=0)
-    assert train_search(avae.Search(n_starts=100, top_k=8, n_steps=20)) == avae.Search(n_starts=64, top_k=2, n_steps=3)
-
-
 @pytest.mark.parametrize("section", ["search", "train.search"])
-def test_a_resolution_that_the_images_do_not_have_is_a_sentence(section):
+def test_a_twin_that_the_networks_do_not_have_is_a_sentence(section):
     config = default()
-    config.update_from_flattened_dict({f"{section}.coarse": 3})
-    with pytest.raises(ValueError, match=r"search.coarse: expected a divisor of the images' sides \(28, 28\), got 3"):
+    config.update_from_flattened_dict({f"{section}.twin": 3})
+    with pytest.raises(ValueError, match=r"search.twin: expected 1, or a divisor of the sides of images \(28, 28, 1\)"):
         experiment(config)
-    config.update_from_flattened_dict({f"{section}.coarse": 2})
+    config.update_from_flattened_dict({f"{section}.twin": 2})
     experiment(config)
 
 
@@ -111,9 +97,9 @@ def test_a_resolution_that_the_images_do_not_have_is_a_sentence(section):
 
 
 def test_the_networks_take_the_frame_and_the_model_takes_images():
-    model = experiment(changed(frame__margin=2, frame__resolution=2)).model
-    assert model.frame == avae.Frame(2, 2)
-    assert model.networks.image_shape == (64, 64, 1)
+    model = experiment(changed(frame__margin=2)).model
+    assert model.frame == avae.Frame(2)
+    assert model.networks.image_shape == (32, 32, 1)
     assert model.image_shape == (28, 28, 1)
     assert experiment(default()).model.frame == avae.Frame()
 
@@ -122,9 +108,8 @@ def test_the_networks_take_the_frame_and_the_model_takes_images():
     ("frame", "message"),
     [
         ({"margn": 2}, "config.frame: unknown setting 'margn'; did you mean 'margin'"),
-        ({"margin": -1}, "frame expects margin >= 0 and resolution >= 1, both whole, got -1 and 1"),
-        ({"resolution": 0}, "both whole, got 0 and 0"),
-        ({"margin": 0.5}, "both whole, got 0.5 and 1"),
+        ({"margin": -1}, "frame.margin: expected a whole number of at least 0, got -1"),
+        ({"margin": 0.5}, "frame.margin: expected a whole number of at least 0, got 0.5"),
         ({"margin": "two"}, "frame"),
     ],
 )
@@ -140,23 +125,25 @@ def test_a_wrong_frame_is_a_sentence(frame, message):
 
 def test_a_complete_config_says_all_of_the_search():
     config = complete(plain(changed(transform__name="affine", search__top_k=3)))
-    assert config["search"] == dataclasses.asdict(dataclasses.replace(avae.Affine.search, top_k=3))
-    assert config["train"]["search"] == {"enabled": True} | dataclasses.asdict(train_search(avae.Affine.search))
+    search = {"n_starts": 512, "twin": 1, "top_k": 3, "n_local": (4, 4), "n_refined": 8, "n_steps": 12}
+    assert config["search"] == search | {"solver": "gauss_newton", "damping": 0.01, "learning_rate": None}
+    assert config["train"]["search"]["n_starts"] == 64
+    assert config["train"]["search"]["enabled"]
     assert complete(config) == config
     unset = {name for name, value in flatten(config).items() if value is None}
-    assert unset == {"search.memory", "train.search.memory", "likelihood.scale"}  # None is a value of these
+    assert unset == {"search.learning_rate", "train.search.learning_rate", "likelihood.scale"}
 
 
 def test_a_complete_config_describes_the_same_experiment():
-    config = changed(transform__name="rigid", search__n_rounds=1, frame__margin=1)
+    config = changed(transform__name="rigid", search__n_local=(3,), frame__margin=1)
     assert experiment(complete(plain(config))) == experiment(config)
     assert experiment(json.loads(json.dumps(complete(plain(config))))) == experiment(config)
 
 
 def test_the_values_are_kept_when_the_family_s_change(monkeypatch, tmp_path):
     checkpoint.claim(tmp_path, default())
-    before = avae.Rotation.reduced_search
-    monkeypatch.setattr(avae.Rotation, "reduced_search", avae.Search(n_starts=99))
+    before = TWINS[avae.Rotation]
+    monkeypatch.setitem(TWINS, avae.Rotation, avae.Search(n_starts=99))
     assert checkpoint.load_experiment(tmp_path).model.search == before
     assert experiment(default()).model.search.n_starts == 99
 
@@ -165,9 +152,9 @@ def test_claim_writes_values(tmp_path):
     checkpoint.claim(tmp_path, changed(search__n_starts=16))
     config = written(tmp_path)
     assert config["search"]["n_starts"] == 16
-    assert config["search"]["top_k"] == avae.Rotation.reduced_search.top_k
+    assert config["search"]["top_k"] == TWINS[avae.Rotation].top_k
     assert config["train"]["search"]["n_steps"] == 3
-    assert all(config["search"][name] is not None for name in SETTINGS if name != "memory")
+    assert all(config["search"][name] is not None for name in SETTINGS if name != "learning_rate")
     assert checkpoint.load_experiment(tmp_path) == experiment(changed(search__n_starts=16))
 
 
@@ -188,7 +175,7 @@ def old_config(*missing):
     [
         ("frame",),
         ("frame.margin",),
-        ("search.memory", "train.search.memory", "search.n_rounds", "search.coarse"),
+        ("search.damping", "train.search.damping", "search.n_local", "search.twin"),
         ("search",),
         ("data.test_pose", "data.stretch"),
         ("train.search",),
@@ -204,7 +191,7 @@ def test_older_configs_take_defaults_for_what_they_lack(missing, tmp_path):
 
 
 def test_older_configs_keep_what_they_say():
-    config = old_config("frame", "search.memory") | {"transform": {"name": "rigid", "max_shift": 0.1}}
+    config = old_config("frame", "search.damping") | {"transform": {"name": "rigid", "max_shift": 0.1}}
     config["search"]["n_starts"] = 11
     described = experiment(complete(config))
     assert described.model.transform == avae.Rigid(0.1)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from avae.runtime.cores import parts_at_once, side_by_side
 
 import avae
 from avae.runtime import cores
-from avae.runtime.cores import parts_at_once, side_by_side
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 import avae
 from avae.config import default, experiment, plain
-from avae.data import dataset as data
+from avae.data import dataset as data, posing
 from avae.data.dataset import Data
 from avae.training import step as training
 
@@ -85,14 +85,14 @@ def test_cube_rotations_move_voxels_without_blur():
 def test_chunks_change_nothing(monkeypatch, stack):
     described = stack(blobs(9, 6, 6, 6), stretch=1.5)
     whole = data.load(described)
-    monkeypatch.setattr(data, "CHUNK", 2 * 6**3)
-    sizes, real = [], data.repose
+    monkeypatch.setattr(posing, "CHUNK", 2 * 6**3)
+    sizes, real = [], posing.repose
 
     def watched(images, *rest):
         sizes.append(len(images))
         return real(images, *rest)
 
-    monkeypatch.setattr(data, "repose", watched)
+    monkeypatch.setattr(posing, "repose", watched)
     chunked = data.load(described)
     assert sizes == [2, 2, 2, 1, 2]
     np.testing.assert_array_equal(whole.train.images, chunked.train.images)
@@ -165,7 +165,7 @@ def test_stretch_scales_each_axis_by_its_factor(space, stack):
     plain_images = data.load(stack(images, pose="upright")).train.images
     described = stack(images, pose="upright", stretch=1.4)
     found = data.load(described).train.images
-    factors = data.factors(described, 6, jax.random.fold_in(jax.random.split(jax.random.key(0))[0], 2))
+    factors = data.factors(described, 6, jax.random.split(jax.random.split(jax.random.key(0))[0], 3)[1])
     assert factors.shape == (6, len(space))
     for before, after, factor in zip(plain_images, found, factors, strict=True):
         np.testing.assert_allclose(np.sqrt(spreads(after) / spreads(before)), factor, rtol=0.06)
@@ -178,6 +178,29 @@ def test_factors_are_log_uniform_and_each_axis_has_its_own():
     np.testing.assert_allclose(np.histogram(logs, 4, (-1, 1))[0] / logs.size, 0.25, atol=0.02)
     assert abs(np.corrcoef(logs.T)[0, 1]) < 0.05
     assert data.factors(Data(), 3, jax.random.key(0)) is None
+
+
+def test_poses_stretches_and_pixels_have_keys_of_their_own(stack, monkeypatch):
+    used = []
+
+    def watched(real, *given):
+        used.append(jax.random.key_data(given[-1]))
+        return real(*given)
+
+    for name in ("factors", "binarize"):
+        monkeypatch.setattr(data, name, functools.partial(watched, getattr(data, name)))
+    described = stack(np.full((9, 4, 4), 0.5, np.float32), stretch=2.0, binarize="sample", n_train=7)
+    poses = data.load(described).train.poses
+    assert len(used) == 4  # of training and of test images
+    key = jax.random.split(jax.random.key(described.seed))[0]
+    for root in (key, *jax.random.split(key, 3)):
+        keys = jax.random.split(root, 7)
+        if np.array_equal(jax.vmap(described.transform.sample)(keys), poses):
+            break
+    taken = {tuple(row) for row in np.asarray(jax.random.key_data(keys)).tolist()}
+    assert not taken & {tuple(np.asarray(row).tolist()) for row in used}
+    assert len({tuple(np.asarray(row).tolist()) for row in used}) == 4
+    np.testing.assert_array_equal(jax.vmap(described.transform.sample)(keys), poses)
 
 
 def test_the_stretch_comes_before_the_pose():

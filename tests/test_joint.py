@@ -12,6 +12,7 @@ from avae.inference.bounds import importance, iwae
 from avae.inference.importance import Problem
 from avae.inference.pose_proposal import Modes, around_modes
 from avae.networks.vae import Posterior
+from avae.settings import Plan
 from avae.transforms.planar import Still
 
 GRID = np.linspace(-np.pi, np.pi, 720, endpoint=False, dtype=np.float32)[:, None]
@@ -27,10 +28,10 @@ def careless(family, scale=SCALE):
 
 def bounds(method, params, x, n_samples=256):
     """The bound of each image; compiled anew for each call, so that a patched function is seen."""
-    family, search = params.model.transform, avae.Search(n_starts=16, n_local=0)
+    family, search = params.model.transform, avae.Search(n_starts=16, n_local=())
 
     def one(x, key):
-        return method(Problem(params, x, family, search, n_samples, 2), key)
+        return method(Problem(params, x, family, Plan(search, False), n_samples, 2), key)
 
     return jax.jit(jax.vmap(one))(x, jax.random.split(jax.random.key(2), len(x)))
 

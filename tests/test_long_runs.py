@@ -22,8 +22,7 @@ from avae.config import default, experiment
 from avae.networks import precision
 from avae.runtime import progress as logs
 from avae.runtime.progress import read_metrics
-from avae.training import checkpoint, loop
-from avae.training import step as training
+from avae.training import checkpoint, loop, step as training
 from avae.training.signals import Interrupted, stop_signal
 from avae.training.watch import Watch
 

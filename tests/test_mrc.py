@@ -59,6 +59,70 @@ def test_volumes(tmp_path):
     assert raw.train_images.shape == (4, 5, 8, 7, 1)
 
 
+def patched(path, *changes):
+    """The file with other bytes from some offsets on."""
+    content = bytearray(path.read_bytes())
+    for at, by in changes:
+        content[at : at + len(by)] = by
+    path.write_bytes(content)
+    return path
+
+
+def first(path):
+    """The first image of a file as it is read; test examples are drawn first."""
+    row = np.random.default_rng(0).permutation(6)
+    raw = read(path)
+    return np.concatenate([raw.test_images[:], raw.train_images[:]])[row.tolist().index(0), ..., 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([(212, bytes(4))], "Unrecognised machine stamp: 0x00 0x00 0x00 0x00"),
+        ([(212, b"\x44   ")], "Unrecognised machine stamp"),
+        ([(208, bytes(8))], "Map ID string not found; Unrecognised machine stamp"),
+        ([(64, (2).to_bytes(4, "little") + (1).to_bytes(4, "little"))], r"axes are in the order (2, 1, 3) and stay so"),
+        ([(40, np.float32([14, 32]).tobytes())], "its samples are 2, 4 long; taken as equal"),
+    ],
+)
+def test_odd_headers_are_read_and_named(tmp_path, capsys, changes, words):
+    array = noise(6, 8, 7)
+    path = write(tmp_path / "a.mrcs", array)
+    expected = mrc.standardised(array[:1, ..., None])[0, ..., 0]
+    np.testing.assert_allclose(first(path), expected, atol=1e-5)
+    assert capsys.readouterr().err == ""
+    np.testing.assert_allclose(first(patched(path, *changes)), expected, atol=1e-5)
+    said = capsys.readouterr().err
+    assert f"{path}: read, but odd: " in said
+    assert words in said
+
+
+@pytest.mark.parametrize("stamp", [True, False])
+@pytest.mark.parametrize("dtype", ["i1", "i2", "u2", "f2", "f4"])
+def test_the_other_byte_order(tmp_path, dtype, stamp):
+    array = noise(6, 8, 7, dtype=dtype)
+    path = write(tmp_path / "a.mrcs", array.astype(np.dtype(dtype).newbyteorder(">")))
+    if not stamp and dtype != "i1":  # mode 0 is the same in both orders
+        patched(path, (212, bytes(4)))
+    np.testing.assert_allclose(first(path), mrc.standardised(array[:1, ..., None])[0, ..., 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [(0, np.uint8), (1, np.int8)])
+def test_imod_says_whether_its_bytes_are_signed(tmp_path, flags, dtype):
+    stored = np.random.default_rng(0).integers(-128, 128, (6, 8, 7)).astype(np.int8)
+    path = write(tmp_path / "a.mrcs", stored)
+    patched(path, (152, b"IMOD" + flags.to_bytes(4, "little")))
+    expected = mrc.standardised(stored.view(dtype)[:1, ..., None])[0, ..., 0]
+    np.testing.assert_allclose(first(path), expected, atol=1e-5)
+
+
+def test_what_follows_the_last_section_is_named(tmp_path, capsys):
+    path = write(tmp_path / "a.mrcs", noise(6, 8, 7))
+    path.write_bytes(path.read_bytes() + bytes(100))
+    read(path)
+    assert "100 bytes after its 6 sections are left out" in capsys.readouterr().err
+
+
 def test_a_constant_image_is_all_zeros():
     assert not mrc.standardised(np.full((2, 4, 4, 1), 7, np.int16)).any()
 

@@ -9,8 +9,7 @@ from test_train import tiny
 import avae
 from avae.config import experiment
 from avae.data import dataset as data
-from avae.training import checkpoint
-from avae.training import step as training
+from avae.training import checkpoint, step as training
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import avae
 import train
 from avae.config import default, experiment
 from avae.inference.importance import Problem
-from avae.networks.pose_network import proposal_loss
+from avae.settings import plan
+from avae.training.distill import proposal_loss
 from avae.training.step import init_state, train_step
 from avae.transforms import FAMILIES
 
 SMALL = avae.PoseNetwork(n_bins=8, hidden=(32,))
-SEARCH = avae.Search(n_starts=16, top_k=2, n_local=0, n_steps=2)
+SEARCH = avae.Search(n_starts=16, top_k=2, n_local=(), n_steps=2)
 
 
 def with_network(params, network=SMALL, transform=None):
@@ -68,23 +69,23 @@ def test_it_learns_where_the_search_ends(distilled, images):
 
 
 def test_the_search_corrects_what_it_proposes(distilled, images):
-    fast = distilled.model.settings("fast")
-    assert (fast.starts, fast.n_starts) == ("network", 5)
+    fast = plan(distilled.model, "fast")
+    assert (fast.proposed, fast.search.n_starts) == (True, 5)
     found = avae.align(distilled, images, search="fast")
     assert found.info.start_losses.shape == (3, 5)
     identity = avae.objective(distilled, images, np.zeros((3, 1), np.float32)).total
     np.testing.assert_allclose(found.info.identity_loss, identity, rtol=1e-5)
     assert (found.loss <= found.info.start_losses.min(axis=1) + 1e-4).all()
-    dense = avae.align(distilled, images, search=avae.Search(n_starts=90, top_k=1, n_local=0, n_steps=2))
+    dense = avae.align(distilled, images, search=avae.Search(n_starts=90, top_k=1, n_local=(), n_refined=1, n_steps=2))
     assert (found.loss - dense.loss).mean() < 0.2 * (identity - dense.loss).mean()
 
 
 def test_bounds_take_proposals_too(distilled, images):
     """Modes for a bound are refined from the proposals, and none is worse than the best of them."""
-    settings = dataclasses.replace(distilled.model.settings("fast"), n_steps=1)
-    problem = Problem(distilled, jnp.asarray(images[0]), distilled.model.transform, settings, 2, 2)
+    fast = plan(distilled.model, "fast")
+    problem = Problem(distilled, jnp.asarray(images[0]), distilled.model.transform, fast, 2, 2)
     modes = jax.jit(lambda: problem.modes(2))()
-    found = avae.align(distilled, images[:1], search=settings)
+    found = avae.align(distilled, images[:1], search="fast")
     assert modes.alpha.shape == (2, 1)
     assert modes.loss[0] <= found.info.start_losses.min() + 1e-4
 
@@ -141,16 +142,9 @@ def test_its_loss_falls_on_what_it_was_taught(distilled, params, images):
 
 
 def test_what_cannot_be(params, images):
-    with pytest.raises(ValueError, match='"network" expects a model with a pose network for Rotation'):
-        avae.align(params, images, search=avae.Search(starts="network"))
-    with pytest.raises(ValueError, match="a pose network for Rigid"):
-        avae.align(with_network(params), images, search=avae.Search(starts="network"), transform=avae.Rigid())
     with pytest.raises(ValueError, match="expected networks with an `image_shape`, with sides divisible by"):
         with_network(params, avae.PoseNetwork(coarse=5))
     with pytest.raises(ValueError, match="n_bins >= 2"):
         avae.PoseNetwork(n_bins=1)
     with pytest.raises(ValueError, match="steps >= 1"):
         avae.distill(params, images, steps=0)
-    loss = avae.CompositeLoss(lambda x, a: a, lambda x, u: (u**2).sum(), lambda x, u: 2 + 0 * u)
-    with pytest.raises(ValueError, match="no `propose`"):
-        avae.search(loss, images, avae.Rotation(), settings=avae.Search(starts="network"))

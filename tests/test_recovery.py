@@ -13,12 +13,12 @@ import avae
 from avae.transforms import FAMILIES
 from avae.transforms.warp import compose, invert, warp_one
 
-DESCENT = avae.Search(n_starts=1, top_k=1, n_local=0, n_steps=100, solver="adam")
+DESCENT = avae.Search(n_starts=1, top_k=1, n_local=(), n_steps=100, solver=avae.Adam())
 CASES = {  # poses, fraction recovered at least, search
-    "rotation": (32, 0.99, avae.Search(n_starts=32, top_k=2, n_local=0, n_steps=8)),
-    "rigid": (32, 0.98, avae.Search(n_starts=64, top_k=4, n_local=0, n_steps=10)),
-    "similarity": (32, 0.97, avae.Search(n_starts=128, top_k=6, n_local=0, n_steps=12)),
-    "rotation3d": (12, 0.95, avae.Search(n_starts=256, top_k=4, n_local=0, n_steps=10)),
+    "rotation": (32, 0.99, avae.Search(n_starts=32, top_k=2, n_local=(), n_steps=8)),
+    "rigid": (32, 0.98, avae.Search(n_starts=64, top_k=4, n_local=(), n_refined=4, n_steps=10)),
+    "similarity": (32, 0.97, avae.Search(n_starts=128, top_k=6, n_local=(), n_refined=6, n_steps=12)),
+    "rotation3d": (12, 0.95, avae.Search(n_starts=256, top_k=4, n_local=(), n_refined=4, n_steps=10)),
 }
 
 

@@ -16,13 +16,12 @@ from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
 from avae.evaluation.evaluate import Inputs, evaluate, measure
-from avae.report import page as report
-from avae.report import tables
+from avae.report import page as report, tables
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
 SIZES = Evaluation(draws=2, n_exhaustive=24, n_angles=8, n_curve=3, curve_step=45, n_bound=24, bound_samples=8)
-SEARCH = avae.Search(n_starts=8, top_k=4, n_steps=10)
+SEARCH = avae.Search(n_starts=8, top_k=4, n_refined=4, n_steps=10)
 
 
 def small(transform=None):
@@ -220,7 +219,7 @@ def test_volumes_in_a_finite_family(tmp_path):
         posed,
         class_names=("a", "b.c", "d"),
     )
-    search = avae.Search(n_starts=4, top_k=4, n_steps=10)  # that of the exhaustive search: compiled once
+    search = avae.Search(n_starts=4, top_k=4, n_refined=4, n_steps=10)  # that of the exhaustive search: compiled once
     described = small()[0]
     model = avae.Model(avae.MLP((8, 8, 8, 1), 2, (4,)), transform=searched, search=search)
     described = dataclasses.replace(described, model=model)

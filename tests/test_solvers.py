@@ -8,7 +8,7 @@ import pytest
 
 import avae
 from avae.objective import pose_loss
-from avae.solvers import adam, gauss_newton, linearise
+from avae.solvers import linearise
 
 RIGID = avae.Rigid(max_shift=2)
 
@@ -66,8 +66,8 @@ def test_linearise_is_exact_on_least_squares():
 @pytest.mark.usefixtures("x64")
 def test_gauss_newton_solves_least_squares_in_one_step():
     x = linear_problem()
-    settings = avae.Search(n_steps=1, damping=1e-9)
-    refined = jax.jit(lambda alpha: gauss_newton(LEAST_SQUARES, x, alpha, RIGID, settings))(jnp.zeros(3))
+    solver = avae.GaussNewton(damping=1e-9)
+    refined = jax.jit(lambda alpha: solver.refine(LEAST_SQUARES, x, alpha, RIGID, 1))(jnp.zeros(3))
     root = np.sqrt(np.asarray(x[2]))
     solution, *_ = np.linalg.lstsq(np.asarray(x[0]) * root[:, None], np.asarray(x[1]) * root, rcond=None)
     np.testing.assert_allclose(refined.alpha, solution, atol=1e-5)
@@ -75,18 +75,18 @@ def test_gauss_newton_solves_least_squares_in_one_step():
     assert refined.accepted == 1
 
 
-@pytest.mark.parametrize("solver", [gauss_newton, adam])
+@pytest.mark.parametrize("solver", [avae.GaussNewton(), avae.Adam(0.3)])
 def test_never_ends_above_its_start(solver):
     n = 200
     rng = np.random.default_rng(0)
     x = (rng.normal(0, 2, (n, 5, 3)), rng.normal(0, 2, (n, 5)), rng.uniform(-1, 1, n))
     x, starts = jax.tree.map(lambda leaf: leaf.astype(np.float32), (x, rng.uniform(-1, 1, (n, 3))))
-    settings = avae.Search(n_steps=8, learning_rate=0.3)
+    n_steps = 8
 
     @jax.jit
     @jax.vmap
     def run(x, start):
-        refined = solver(RUGGED, x, start, RIGID, settings)
+        refined = solver.refine(RUGGED, x, start, RIGID, n_steps)
         return RUGGED(x, start), refined, RUGGED(x, refined.alpha)
 
     before, refined, after = run(x, starts)
@@ -96,7 +96,7 @@ def test_never_ends_above_its_start(solver):
     assert (refined.loss < before - 0.1)[~lost].mean() > 0.8
     np.testing.assert_allclose(refined.loss[~lost], after[~lost], rtol=1e-4, atol=1e-4)
     assert (refined.accepted >= 0).all()
-    assert (refined.accepted <= settings.n_steps).all()
+    assert (refined.accepted <= n_steps).all()
     assert not np.isfinite(refined.loss[lost & np.isnan(after)]).any()
 
 
@@ -104,7 +104,7 @@ def test_never_ends_above_its_start(solver):
 def test_adam_equals_plain_optax():
     x = linear_problem()
     start = jnp.array([3.0, 0.3, -0.2])  # the angle runs through pi
-    settings = avae.Search(n_steps=12, solver="adam", learning_rate=0.4)  # overshoots: the last is not the best
+    n_steps, solver = 12, avae.Adam(0.4)  # overshoots: the last is not the best
     optimizer = optax.adam(0.4)
 
     loss = lambda x, alpha: -LEAST_SQUARES(x, alpha)  # noqa: E731
@@ -112,7 +112,7 @@ def test_adam_equals_plain_optax():
         slope = jax.jit(jax.value_and_grad(lambda alpha, f=f: f(x, alpha)))
         alpha, state = start, optimizer.init(start)
         iterates, values = [], []
-        for _ in range(settings.n_steps + 1):
+        for _ in range(n_steps + 1):
             value, gradient = slope(alpha)
             iterates.append(alpha)
             values.append(float(value))
@@ -120,19 +120,19 @@ def test_adam_equals_plain_optax():
             alpha = alpha + update
             alpha = jnp.array([np.mod(alpha[0] + np.pi, 2 * np.pi) - np.pi, *np.clip(alpha[1:], -2, 2)])
         best = int(np.argmin(values))
-        assert 0 < best < settings.n_steps
-        refined = jax.jit(lambda alpha, f=f: adam(f, x, alpha, RIGID, settings))(start)
+        assert 0 < best < n_steps
+        refined = jax.jit(lambda alpha, f=f: solver.refine(f, x, alpha, RIGID, n_steps))(start)
         np.testing.assert_allclose(refined.alpha, iterates[best], rtol=1e-9)
         np.testing.assert_allclose(refined.loss, values[best], rtol=1e-9)
         lowest = np.minimum.accumulate(values)
         assert refined.accepted == np.sum(lowest[1:] < lowest[:-1])
 
 
-@pytest.mark.parametrize("solver", [gauss_newton, adam])
+@pytest.mark.parametrize("solver", [avae.GaussNewton(), avae.Adam()])
 def test_no_steps_keep_the_start(solver):
     x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), linear_problem())
     start = jnp.array([0.1, 0.2, 0.3])
-    refined = jax.jit(lambda alpha: solver(LEAST_SQUARES, x, alpha, RIGID, avae.Search(n_steps=0)))(start)
+    refined = jax.jit(lambda alpha: solver.refine(LEAST_SQUARES, x, alpha, RIGID, 0))(start)
     np.testing.assert_array_equal(refined.alpha, start)
     np.testing.assert_allclose(refined.loss, LEAST_SQUARES(x, start), rtol=1e-5)
     assert refined.accepted == 0

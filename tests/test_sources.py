@@ -7,11 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 
-import avae
+from avae import data
 from avae.data import sources
 from avae.data.sources import meshes
 
-ROOT = pathlib.Path(avae.__file__).parent
+ROOT = pathlib.Path(data.__file__).parent
 
 
 def numbered(n, *shape):
@@ -131,6 +131,22 @@ def test_values_become_floats(values, expected, tmp_path):
     np.testing.assert_allclose(raw.train_images[0, 0, :, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("largest", "expected"), [(1, 1), (2, 2 / 255)])
+def test_masks_of_eight_bits_are_0_and_1(largest, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sources.stacks, "CHUNK", 32)
+    masks = np.zeros((9, 4, 4), np.uint8)
+    masks[8, 1, 2] = masks[2, 3, 3] = 1  # the whole file counts, not the rows that are drawn
+    masks[5, 0, 0] = largest
+    np.save(tmp_path / "a.npy", masks)
+    raw = sources.read(str(tmp_path / "a.npy"), dim=2, n_train=7, n_test=2)
+    assert raw.train_images.on_disk
+    assert ("8-bit values of 0 and 1 alone are taken as 0 and 1" in capsys.readouterr().err) == (largest == 1)
+    assert max(raw.train_images[:].max(), raw.test_images[:].max()) == np.float32(expected)
+    np.savez(tmp_path / "a.npz", train_images=masks[:5], test_images=masks[5:])
+    raw = read(tmp_path / "a.npz", n_train=5, n_test=4)
+    assert raw.train_images.max() == np.float32(1 if largest == 1 else 1 / 255)  # both parts are on one scale
+
+
 def test_the_split_is_disjoint_and_follows_the_seed(tmp_path):
     np.save(tmp_path / "stack.npy", numbered(20, 3, 3))
     one, same, other = (read(tmp_path / "stack.npy", n_train=14, n_test=6, seed=seed) for seed in (0, 0, 1))
@@ -149,6 +165,47 @@ def test_labels_of_either_kind_index_the_class_names(tmp_path):
         assert raw.class_names == expected
         for images, found in ((raw.train_images, raw.train_labels), (raw.test_images, raw.test_labels)):
             assert [raw.class_names[label] for label in found] == [str(labels[row]) for row in indices(images)]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names"),
+    [
+        (np.array(["é".encode(), b"b"]), np.array([b"\xff", b"b"]), (r"\xff", "b", "é")),
+        (np.array([True, False]), np.array([True, True]), ("False", "True")),
+        (np.array([2**63, 1], np.uint64), np.array([-1, 1]), ("-1", "1", str(2**63))),
+        (np.array(["a", "b"]), np.array([3, 1]), ("1", "3", "a", "b")),
+        (np.array([5, 1], ">i4"), np.array([-7, 1], np.int8), ("-7", "1", "5")),
+    ],
+)
+def test_labels_of_every_kind_keep_their_names(train, test, names, tmp_path):
+    images = numbered(2, 3, 3)
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=train, test_images=images, test_labels=test)
+    raw = read(tmp_path / "a.npz", n_train=2)
+    assert raw.class_names == names
+    for stored, labels, images in (
+        (train, raw.train_labels, raw.train_images),
+        (test, raw.test_labels, raw.test_images),
+    ):
+        for label, row in zip(labels, indices(images), strict=True):
+            stored_name = stored[row]
+            name = stored_name.decode(errors="backslashreplace") if isinstance(stored_name, bytes) else str(stored_name)
+            assert names[label] == name
+
+
+@pytest.mark.parametrize("change", ["big-endian", "fortran", "long"])
+def test_arrays_of_any_layout(change, tmp_path):
+    images = np.random.default_rng(0).random((5, 4, 3))
+    kinds = {
+        "big-endian": images.astype(">f4"),
+        "fortran": np.asfortranarray(images),
+        "long": images.astype(np.longdouble),
+    }
+    np.save(tmp_path / "a.npy", kinds[change])
+    raw = read(tmp_path / "a.npy")
+    order = np.random.default_rng(0).permutation(5)
+    np.testing.assert_allclose(np.concatenate([raw.test_images, raw.train_images])[..., 0], images[order], rtol=1e-6)
+    assert raw.train_images.dtype == np.float32
+    assert raw.train_images.dtype.isnative
 
 
 @pytest.mark.parametrize("noun", ["images", "volumes"])
@@ -184,12 +241,13 @@ def with_nan(n, *rows):
         (np.zeros((5, 4, 4, 4, 1)), 2, r"images .* got shape \(5, 4, 4, 4, 1\)"),
         (np.zeros((5, 4, 4, 3)), 3, r"\(5, 4, 4, 3\), look like images with 3 channel"),
         (np.zeros((0, 4, 4)), 2, r"an empty array of shape \(0, 4, 4\)"),
-        (np.zeros((5, 4, 4), np.uint16), 2, "8-bit, bool or real, got dtype uint16"),
-        (np.zeros((5, 4, 4), complex), 2, "got dtype complex128"),
-        (np.zeros((5, 4, 4), object), 2, r"stack.npy cannot be read \(.*[Oo]bject"),
+        (np.zeros((5, 4, 4), np.uint16), 2, r"8-bit, bool or real, got dtype uint16; .* x\.astype\(bool\), .*gaussian"),
+        (np.zeros((5, 4, 4), complex), 2, "got dtype complex128; save their absolute values"),
+        (np.zeros((5, 4, 4), "f4, i4"), 2, r"got dtype \[.*; save one array of numbers"),
+        (np.zeros((5, 4, 4), object), 2, r"images of .*stack.npy .* Python objects"),
         (with_nan(5, 3, 4, 2), 2, r"NaN or infinity in \d of 3 examples of .*stack.npy, first at index [234]"),
         (np.full((5, 4, 4), 1e300), 2, "NaN or infinity in 3 of 3"),
-        (np.zeros((4, 4, 4)), 2, r"n_train \+ n_test of at most the 4 examples of .*stack.npy, got 3 \+ 2"),
+        (np.zeros((4, 4, 4)), 2, r"at most the 4 examples of .*, got 3 \+ 2; .*n_train=2 .*n_test=2 takes all$"),
     ],
 )
 def test_a_bad_stack_is_a_sentence(array, dim, message, tmp_path):
@@ -220,7 +278,11 @@ def test_the_first_bad_example_is_named_by_its_place_in_the_file(tmp_path):
             "n_test: .* at most the 1 test examples",
         ),
         ({"train_images": numbered(5, 3, 3), "test_images": numbered(5, 4, 3)}, r"\(3, 3, 1\) and \(4, 3, 1\)"),
-        ({"images": np.zeros((5, 3, 3), object)}, r"a\.npz cannot be read \(.*[Oo]bject"),
+        ({"images": np.zeros((5, 3, 3), object)}, r"images of .*a\.npz .* objects .*; save numpy\.stack"),
+        (
+            {"images": numbered(6, 3, 3), "labels": np.array(["a", "b"] * 3, object)},
+            r"expected labels of .*a\.npz to be numbers or strings, .* save labels\.astype\(str\)",
+        ),
     ],
 )
 def test_a_bad_archive_is_a_sentence(arrays, message, tmp_path):
@@ -252,12 +314,16 @@ def test_an_array_that_is_no_array_is_a_sentence(tmp_path):
 
 def test_a_missing_source_is_a_sentence_with_a_suggestion(tmp_path):
     np.save(tmp_path / "stack.npy", numbered(5, 3, 3))
-    (tmp_path / "notes.txt").write_text("")
+    for name in ("notes.txt", "x.mrcs.gz", "x.tif"):
+        (tmp_path / name).write_text("")
     for name, message in (
         ("digts", "nothing is at 'digts'; did you mean 'digits'"),
         (tmp_path / "stak.npy", r"did you mean '.*stack\.npy'"),
-        (tmp_path / "nowhere" / "x.npy", r"nothing is at '.*x\.npy'$"),
-        (tmp_path / "notes.txt", "got the file .*notes.txt"),
+        (tmp_path / "nowhere" / "x.npy", r"nothing is at '.*x\.npy' \(tried .*; .* eval\.py takes --data=PATH\)$"),
+        ("nowhere/x.npy", rf"\(tried {pathlib.Path.cwd()}/nowhere/x\.npy;"),
+        (tmp_path / "notes.txt", r"got the file .*notes.txt; save what it holds by numpy\.save"),
+        (tmp_path / "x.mrcs.gz", "got the file .*x.mrcs.gz; unpack it first"),
+        (tmp_path / "x.tif", "got the file .*x.tif; name the folder that holds it"),
     ):
         with pytest.raises(ValueError, match=message):
             read(name)

@@ -1,4 +1,4 @@
-"""Which poses a search tries: the lattice, scoring at a low resolution, rounds of subdivision."""
+"""Which poses a search tries: scoring by a smaller twin, rounds of subdivision."""
 
 import dataclasses
 
@@ -9,67 +9,16 @@ import pytest
 from test_frame import Shapeless
 
 import avae
+from avae.align import search_one
 from avae.networks.vae import block_means
 from avae.objective import pose_loss, predict, score
 
-COARSE = avae.Search(n_starts=16, top_k=3, n_local=0, n_steps=3, coarse=2)
+TWIN = avae.Search(n_starts=16, twin=2, top_k=3, n_local=(), n_steps=3)
 BOWL = avae.CompositeLoss(  # lowest at alpha = x
     predict=lambda x, alpha: alpha[0] - x, score=lambda x, u: u**2, curvature=lambda x, u: jnp.full_like(u, 2.0)
 )
-warp = jax.jit(avae.warp)
 
-
-# --- lattice --------------------------------------------------------------------------------------------------------
-
-
-def volume(side=8):
-    """Three spots of different sizes and weights [side, side, side, 1], with no rotation onto itself."""
-    grid = np.stack(np.meshgrid(*(np.arange(side) - (side - 1) / 2,) * 3, indexing="ij"))
-    spots = [((0.5, -1.5, 0.3), 1.0, 1.0), ((1.2, 1.4, -0.8), 0.8, 0.9), ((-1.6, 0.4, 1.0), 1.2, 0.5)]
-    total = sum(
-        weight * np.exp(-np.sum((grid - np.reshape(at, (3, 1, 1, 1))) ** 2, axis=0) / (2 * width**2))
-        for at, width, weight in spots
-    )
-    return np.asarray(total, np.float32)[..., None]
-
-
-def template_loss(template, transform):
-    return avae.CompositeLoss(
-        predict=lambda x, alpha: avae.warp(template, transform.matrix(alpha)),
-        score=lambda x, u: jnp.sum((x - u) ** 2),
-        curvature=lambda x, u: jnp.full_like(u, 2.0),
-    )
-
-
-def test_the_lattice_finds_a_rotation_between_its_elements():
-    family = avae.Rotation3D()
-    axes = np.array([[1.0, 0.2, -0.4], [-0.3, 1.0, 0.8], [0.6, -0.7, 0.5]])
-    half = np.array([[0.4], [1.2], [0.9]])  # turns by 46, 138 and 103 degrees
-    truth = np.concatenate([np.cos(half), np.sin(half) * axes / np.linalg.norm(axes, axis=1, keepdims=True)], axis=1)
-    truth = truth.astype(np.float32)
-    x = warp(np.stack([volume()] * 3), jax.vmap(family.matrix)(truth))
-    settings = avae.Search(starts="lattice", n_starts=4, top_k=4, n_local=0, n_steps=10)
-    found = avae.search(template_loss(volume(), family), x, family, settings=settings)
-    assert found.info.start_losses.shape == (3, 24)  # all of them, whatever n_starts says
-    assert np.degrees(jax.vmap(family.distance)(found.alpha, truth)).max() < 3
-    nearest = jax.vmap(lambda pose: jax.vmap(lambda start: family.distance(pose, start))(family.lattice).min())(truth)
-    assert np.degrees(nearest).min() > 10  # refinement had something to do
-
-
-@pytest.mark.parametrize(("family", "count"), [(avae.Rotation(), 4), (avae.QuarterTurns(), 4), (avae.Translation(), 1)])
-def test_without_refinement_the_lattice_gives_its_elements(family, count):
-    x = np.linspace(-3, 3, 7, dtype=np.float32)
-    settings = avae.Search(starts="lattice", top_k=3, n_local=0, n_steps=0)
-    found = avae.search(BOWL, x, family, settings=settings)
-    lattice = np.asarray(family.lattice)
-    assert found.info.start_losses.shape == (7, count)
-    assert found.info.kept.shape == (7, min(3, count))
-    best = np.abs(lattice[None, :, 0] - x[:, None]).argmin(axis=1)
-    np.testing.assert_array_equal(found.alpha, lattice[best])
-    assert len(set(best)) == count
-
-
-# --- coarse ---------------------------------------------------------------------------------------------------------
+# --- twin -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 2), (2, 4, 6, 1)])
@@ -85,7 +34,7 @@ def test_reduce_means_over_blocks(shape):
 
 @pytest.fixture(scope="module")
 def coarse(params, images):
-    return avae.align(params, images, search=COARSE)
+    return avae.align(params, images, search=TWIN)
 
 
 def test_starts_are_scored_on_reduced_images(coarse, params, images):
@@ -116,13 +65,19 @@ def test_the_loss_found_is_that_at_full_resolution(coarse, params, images):
     assert (coarse.info.identity_loss != coarse.info.start_losses[:, 0]).all()
 
 
+def found_by(twin, x, top_k, rescored=True):
+    """The search of `BOWL` for each x, its starts scored by `twin`."""
+    family, search = avae.Rotation(), avae.Search(n_starts=32, top_k=top_k, n_local=(), n_steps=0)
+    starts = family.starts(32)
+    of_one = lambda x: search_one(BOWL, x, starts, family, search, (BOWL, twin(x)) if rescored else None)  # noqa: E731
+    return jax.jit(jax.vmap(of_one))(x)
+
+
 @pytest.mark.parametrize("top_k", [1, 3])
-def test_a_low_resolution_that_misleads_does_not_beat_the_identity(top_k):
-    """The reduced example lies at the other side of the circle."""
-    misleading = dataclasses.replace(BOWL, reduce=lambda x, factor: jnp.where(jnp.abs(x) > 2, 0.0, 3.0) + 0 * x)
+def test_a_twin_that_misleads_does_not_beat_the_identity(top_k):
+    """The twin sees the example at the other side of the circle."""
     x = np.array([0.02, -0.1, 2.9], np.float32)
-    settings = avae.Search(n_starts=32, top_k=top_k, n_local=0, n_steps=0, coarse=2)
-    found = avae.search(misleading, x, avae.Rotation(), settings=settings)
+    found = found_by(lambda x: jnp.where(jnp.abs(x) > 2, 0.0, 3.0) + 0 * x, x, top_k)
     assert found.info.start_losses[0].argmin() == 15  # near 3 radians
     np.testing.assert_array_equal(found.alpha[:2], 0)
     np.testing.assert_allclose(found.info.identity_loss, x**2, rtol=1e-5)
@@ -132,44 +87,36 @@ def test_a_low_resolution_that_misleads_does_not_beat_the_identity(top_k):
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_a_low_resolution_that_tells_the_truth_is_followed(top_k):
-    truthful = dataclasses.replace(BOWL, reduce=lambda x, factor: x)
+def test_a_twin_that_tells_the_truth_is_followed(top_k):
     x = np.array([0.0, 1.1, -2.5], np.float32)
-    settings = avae.Search(n_starts=32, top_k=top_k, n_local=0, n_steps=0)
-    plain = avae.search(truthful, x, avae.Rotation(), settings=settings)
-    found = avae.search(truthful, x, avae.Rotation(), settings=dataclasses.replace(settings, coarse=2))
+    plain, found = (found_by(lambda x: x, x, top_k, rescored) for rescored in (False, True))
     np.testing.assert_array_equal(found.alpha, plain.alpha)
     assert (found.info.kept == plain.info.kept)[:, 0].all()
     assert all(len(set(kept)) == top_k for kept in np.asarray(found.info.kept).tolist())  # none twice
 
 
-def test_volumes_can_be_scored_at_a_low_resolution():
+def test_volumes_can_be_scored_by_a_twin():
     network = avae.MLP(image_shape=(4, 4, 6, 1), hidden=(4,), latent=2)
     family = avae.CubeRotations()
     params = avae.init(jax.random.key(0), avae.Model(network, transform=family))
     x = np.random.default_rng(0).uniform(size=(2, 4, 4, 6, 1)).astype(np.float32)
-    loss = pose_loss(params, family)
-    found = avae.search(loss, x, family, settings=avae.Search(top_k=1, n_local=0, n_steps=0, coarse=2))
-    np.testing.assert_allclose(found.loss, jax.jit(jax.vmap(loss))(x, found.alpha), rtol=1e-5)
+    found = avae.align(params, x, search={"twin": 2})
+    np.testing.assert_allclose(found.loss, jax.jit(jax.vmap(pose_loss(params, family)))(x, found.alpha), rtol=1e-5)
     assert found.info.start_losses.shape == (2, 24)
 
 
-@pytest.mark.parametrize("coarse", [5, 24])
-def test_coarse_divides_the_sides(params, images, coarse):
-    message = rf"search.coarse: expected a divisor of the images' sides \(12, 12\), got {coarse}"
-    with pytest.raises(ValueError, match=message):
-        avae.align(params, images, search=dataclasses.replace(COARSE, coarse=coarse))
+@pytest.mark.parametrize("twin", [5, 24])
+def test_the_twin_divides_the_sides(params, images, twin):
+    message = rf"search.twin: expected 1, or a divisor of the sides of images \(12, 12, 1\).*got {twin} for MLP"
+    with pytest.raises(avae.Mistake, match=message):
+        avae.align(params, images, search=dataclasses.replace(TWIN, twin=twin))
 
 
-def test_coarse_needs_networks_that_know_their_images(images):
-    with pytest.raises(ValueError, match=r"search.coarse: .* networks without `image_shape` do not tell, got 2"):
-        avae.align(avae.Params({}, Shapeless()), images, search=COARSE)
-
-
-@pytest.mark.parametrize("loss", [BOWL, lambda x, alpha: BOWL(x, alpha)])
-def test_coarse_needs_a_loss_with_reduce(loss):
-    with pytest.raises(ValueError, match=r"coarse > 1 expects loss_fn to be an avae.CompositeLoss with `reduce`"):
-        avae.search(loss, np.zeros(2), avae.Rotation(), settings=dataclasses.replace(COARSE, solver="adam"))
+def test_a_twin_needs_networks_that_have_one(images):
+    with pytest.raises(avae.Mistake, match=r"search.twin: .* smaller twin \(`reduced`\), got 2 for Shapeless"):
+        avae.align(avae.Params({}, Shapeless()), images, search=TWIN)
+    with pytest.raises(avae.Mistake, match=r"search\.twin: expected 1, for a loss has no smaller twin, got 2"):
+        avae.search(BOWL, np.zeros(2), avae.Rotation(), settings=TWIN)
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------------
@@ -185,7 +132,7 @@ def test_more_rounds_are_never_worse(family):
             loss,
             x,
             family,
-            settings=avae.Search(n_starts=16, top_k=2, n_local=5, n_rounds=rounds, n_steps=0, solver="adam"),
+            settings=avae.Search(n_starts=16, top_k=2, n_local=(5,) * rounds, n_steps=0, solver=avae.Adam()),
         ).loss
         for rounds in (0, 1, 2)
     ]

@@ -8,8 +8,7 @@ import pytest
 from test_data import blobs
 
 from avae.config import default, experiment
-from avae.data import dataset as data
-from avae.data import sources
+from avae.data import dataset as data, sources
 from avae.data.dataset import Data
 from avae.training import loop
 
@@ -124,3 +123,42 @@ def test_images_that_do_not_go_with_the_model_are_a_sentence(tmp_path, shape, of
     config.train.batch_size = 4
     with pytest.raises(ValueError, match=message):
         loop.fit(experiment(config), tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+@pytest.mark.parametrize("part", ["test", "training"])
+def test_every_value_is_looked_at_before_the_first_step(tmp_path, monkeypatch, part, suffix):
+    images = np.random.default_rng(0).random((610, 4, 4)).astype(np.float32)
+    order = np.random.default_rng(0).permutation(610)
+    images[order[0 if part == "test" else -1], 2, 2] = 255  # the first test image, or the last training image of 600
+    np.savez(tmp_path / "x.npz", images=images)
+    np.save(tmp_path / "x.npy", images)
+    config = default()
+    config.data.update(name=str(tmp_path / f"x.{suffix}"), n_train=600, n_test=10, pose="fresh")
+    config.model.update(image_shape=(4, 4, 1), hidden=(4,), latent=2)
+    monkeypatch.setattr(loop, "_steps", None)  # no step is made
+    with pytest.raises(ValueError, match=rf"{part} images of .*x\.{suffix}: expected values in \[0, 1\] .*, \d\d+"):
+        loop.fit(experiment(config), tmp_path / "run")
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("binarize", ["none", "sample"])
+def test_extremes_are_those_of_all_images(stack, monkeypatch, large, binarize):
+    monkeypatch.setattr(data, "IN_MEMORY", 1 if large else 2**30)
+    images = data.load(dataclasses.replace(stack, binarize=binarize, stretch=1.5)).train.images
+    low, high = data.extremes(images)
+    assert low.shape == high.shape == (9, 8, 1)
+    whole = images[np.arange(7)]
+    assert low.min() == low.max() <= whole.min()
+    assert high.min() == high.max() >= whole.max()
+    assert low.max() == 0
+    assert high.min() <= 1
+
+
+def test_real_values_on_disk_are_looked_at_once(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.linspace(-3, 7, 160).reshape(10, 4, 4))
+    images = data.load(Data(name=str(tmp_path / "x.npy"), pose="fresh", n_train=8, n_test=2)).train.images
+    whole = np.asarray(images)
+    assert data.extremes(images)[:, 0, 0, 0].tolist() == [whole.min(), whole.max()]
+    monkeypatch.setattr(sources.Rows, "_chunks", None)
+    assert images.range() == (whole.min(), whole.max())

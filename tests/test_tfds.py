@@ -11,8 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from test_train import ROOT
 
-from avae.data import dataset as data
-from avae.data import sources
+from avae.data import dataset as data, sources
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):

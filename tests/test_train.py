@@ -18,8 +18,7 @@ import avae
 from avae.config import default, experiment
 from avae.data import dataset as data
 from avae.objective import pose_loss
-from avae.training import checkpoint, loop, signals
-from avae.training import step as training
+from avae.training import checkpoint, loop, signals, step as training
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = {

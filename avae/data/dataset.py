@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import functools
 import math
-import pathlib
 from typing import Any, NamedTuple
 
 import grain
@@ -16,18 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from avae.data import sources
+from avae.data.posing import binarize, posed, repose
 from avae.data.sources import meshes
+from avae.data.sources.walk import expanded
 from avae.runtime import devices
 from avae.runtime.mistake import Mistake
 from avae.transforms import Rotation, Transform
-from avae.transforms.warp import compose, warp_one
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")
-CHUNK = 2**22  # pixels posed at once: some tens of MB
 AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)  # batches read before they are asked for
 IN_MEMORY = 2**30  # bytes of training images that are posed beforehand; where there are more, they are posed when drawn
 
@@ -78,11 +76,7 @@ class Data:
                 raise Mistake(f"data.{field}: expected one of {names}, got {value!r}")
         sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
         local = self.name not in sources.EMBEDDED and not self.name.startswith(sources.tfds.PREFIX)
-        if (
-            local
-            and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1)
-            and not pathlib.Path(self.name).exists()
-        ):
+        if local and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1) and not expanded(self.name).exists():
             raise Mistake(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
         if self.n_train < 1 or self.n_test < 1:
             raise Mistake(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
@@ -115,6 +109,11 @@ class Drawn:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(index))
             images = jax.vmap(lambda image, key: binarize(image, self._data.binarize, key))(images, keys)
         return np.asarray(images)
+
+    def range(self) -> tuple[float, float]:
+        """Bounds of their values: those of the upright images, and the 0 that lies outside of a frame."""
+        low, high = self._rows.range()
+        return (0.0, 1.0) if self._data.binarize != "none" else (min(low, 0.0), max(high, 0.0))
 
 
 class Examples(NamedTuple):
@@ -167,7 +166,10 @@ def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
       Mistake: if there are fewer examples than the batch holds.
     """
     if n < batch_size:
-        raise Mistake(f"train.batch_size: expected at most the {n} training examples, got {batch_size}")
+        raise Mistake(
+            f"train.batch_size: expected at most the {n} training examples, got {batch_size}; "
+            f"--config.train.batch_size={n} is the largest"
+        )
 
     @functools.lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
     def epoch(number: int) -> np.ndarray:
@@ -200,65 +202,40 @@ def factors(data: Data, n: int, key: Array) -> Array | None:
     return jnp.exp(jax.random.uniform(key, (n, data.transform.dim), minval=-limit, maxval=limit))
 
 
-@functools.partial(jax.jit, static_argnames="transform")
-def repose(images: Array, poses: Array, transform: Transform, factors: Array | None = None) -> Array:
-    """Each upright image [B, *space, C] stretched by its factors [B, dim], if any, and at its pose [B, size].
+def extremes(images: Any) -> np.ndarray:
+    """Two images [2, *space, C] that are the least and the largest value of `images` everywhere.
 
-    One warp for both, so that it is blurred once. Against rounding, values are clipped to [0, 1], or to the image's own
-    range where that is wider.
+    What a model says of these it says of all: nothing else needs to be read. Of images that are posed when they are
+    drawn it is a bound.
     """
-
-    def one(image: Array, pose: Array, factor: Array | None) -> Array:
-        matrix = transform.matrix(pose)
-        if factor is not None:
-            shift = jnp.zeros_like(factor)[:, None]
-            matrix = compose(jnp.concatenate([jnp.diag(1 / factor), shift], axis=1), matrix)
-        return jnp.clip(warp_one(image, matrix), jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 1))
-
-    return jax.vmap(one)(images, poses, factors)
-
-
-def binarize(images: ArrayLike, how: str, key: Array) -> ArrayLike:
-    """Grey images as `Data.binarize` says: "none", "threshold", or "sample" drawn by `key`."""
-    if how == "threshold":
-        return (jnp.asarray(images) > 0.5).astype(jnp.float32)
-    if how == "sample":
-        return jax.random.bernoulli(key, jnp.asarray(images)).astype(jnp.float32)
-    return images
+    low, high = images.range() if hasattr(images, "range") else (images.min(), images.max())
+    return np.stack([np.full(images.shape[1:], value, np.float32) for value in (low, high)])
 
 
 def _examples(data: Data, rows: sources.Rows, labels: np.ndarray, key: Array, stream: bool = False) -> Examples:
     """Fresh images stay unstretched: both are drawn anew, together, when an image is drawn."""
     n = len(rows)
+    pose_key, stretch_key, draw_key = jax.random.split(key, 3)
     poses = jnp.broadcast_to(data.transform.identity, (n, data.transform.size))
-    stretches = None if data.pose == "fresh" else factors(data, n, jax.random.fold_in(key, 2))
+    stretches = None if data.pose == "fresh" else factors(data, n, stretch_key)
     if data.pose == "fixed":
-        poses = jax.vmap(data.transform.sample)(jax.random.split(key, n))
+        poses = jax.vmap(data.transform.sample)(jax.random.split(pose_key, n))
     moved = data.pose == "fixed" or stretches is not None
-    large, draws = rows.nbytes > IN_MEMORY, jax.random.fold_in(key, 1)
+    large = rows.nbytes > IN_MEMORY
     if stream and not moved and data.binarize == "none" and (rows.on_disk or large):
         return Examples(rows, labels, np.asarray(poses))
     if data.binarize != "none":
         _check_grey(data, rows)
     if stream and large:
-        return Examples(Drawn(data, rows, np.asarray(poses), stretches, draws), labels, np.asarray(poses))
-    images = _posed(rows[:], poses, data.transform, stretches) if moved else rows[:]
-    return Examples(np.asarray(binarize(images, data.binarize, draws)), labels, np.asarray(poses))
+        return Examples(Drawn(data, rows, np.asarray(poses), stretches, draw_key), labels, np.asarray(poses))
+    images = posed(rows[:], poses, data.transform, stretches) if moved else rows[:]
+    return Examples(np.asarray(binarize(images, data.binarize, draw_key)), labels, np.asarray(poses))
 
 
 def _check_grey(data: Data, rows: sources.Rows) -> None:
     low, high = rows.range()
     if not (low >= 0 and high <= 1):
         raise Mistake(
-            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {low:.4g} to {high:.4g}"
+            f"data.binarize: expected grey values in [0, 1], but those of {data.name} run from {low:.4g} to "
+            f"{high:.4g}; scale them first, or give --config.data.binarize=none"
         )
-
-
-def _posed(images: np.ndarray, poses: Array, transform: Transform, stretches: Array | None) -> np.ndarray:
-    """`repose` of any number of images, in chunks of bounded memory."""
-    size = min(500, max(1, CHUNK // math.prod(images.shape[1:])))
-    posed = np.empty_like(images)
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        posed[rows] = repose(images[rows], poses[rows], transform, None if stretches is None else stretches[rows])
-    return posed

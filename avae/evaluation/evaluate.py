@@ -20,8 +20,7 @@ from jax import Array
 from avae.align import Alignment, align
 from avae.config import Evaluation
 from avae.data.dataset import Data, Examples, load
-from avae.evaluation import likelihood as comparison
-from avae.evaluation import metrics
+from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import Curve, loss_curves
 from avae.evaluation.losses import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
@@ -179,7 +178,7 @@ def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
 def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
     """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
     images = images[: settings.n_exhaustive]
-    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_steps=10)
+    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_refined=4, n_steps=10)
     losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
     default = found.loss[: len(images)]
     return {

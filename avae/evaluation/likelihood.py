@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from avae.checks import check_likelihood
 from avae.config import Evaluation
 from avae.evaluation.losses import over_batches
 from avae.evaluation.metrics import mean_and_error
 from avae.inference.bounds import log_likelihood
-from avae.inference.importance import Bound, check_likelihood
+from avae.inference.importance import Bound
 from avae.model import Params
 
 METHODS = {"no_search": "iwae", "search": "importance"}  # without poses, and B4

@@ -8,28 +8,28 @@ Every function is written for one example; `_bound` is the one place where examp
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from avae import settings
+from avae.checks import check_images, check_key, check_model, check_modes
 from avae.inference.importance import (
     Bound,
     Problem,
-    check_model,
-    check_modes,
     effective_samples,
     log_mean,
     weighted_poses,
 )
 from avae.inference.pose_proposal import draw, mixture
-from avae.model import Params, check_images, check_key
-from avae.runtime.devices import shards_of
+from avae.model import Params
 from avae.runtime.mistake import Mistake
-from avae.runtime.parts import in_parts
-from avae.settings import Search
+from avae.runtime.parts import Layout, in_parts, layout_of
+from avae.settings import Plan, Search
 from avae.transforms import Transform
 from avae.transforms.planar import Still
 from avae.transforms.spatial import Still3D
@@ -45,7 +45,7 @@ def log_likelihood(
     method: str = "importance",
     n_samples: int = 256,
     n_modes: int | None = None,
-    search: Search | str | None = None,
+    search: Search | Mapping[str, Any] | str | None = None,
     transform: Transform | None = None,
 ) -> Bound:
     """A lower bound on log p(x) of each image: pose and latent integrated out.
@@ -87,10 +87,10 @@ def log_likelihood(
         raise Mistake(f"n_samples: expected at least 2, since one draw has no standard error, got {n_samples}")
     key = jax.random.key(0) if key is None else key
     check_key(key)
-    settings = params.model.settings(search, family)
-    n_modes = check_modes(n_modes, settings, family)
+    plan = settings.plan(params.model, search, family)
+    n_modes = check_modes(n_modes, plan, family)
     x = check_images(x, params.model)
-    return _bound(params, x, key, method, n_samples, n_modes, settings, family, shards_of(x))
+    return _bound(params, x, key, method, n_samples, n_modes, plan, family, layout_of(x))
 
 
 def multi_start(problem: Problem, key: Array) -> Bound:
@@ -129,7 +129,7 @@ def quadrature(problem: Problem, key: Array) -> Bound:
 def iwae(problem: Problem, key: Array) -> Bound:
     """The bound of a VAE without poses, docs/theory.md (2): B4 on the family whose only element is the identity."""
     still = Still3D() if problem.transform.dim == 3 else Still()
-    return importance(problem._replace(transform=still, settings=still.search, n_modes=1), key)
+    return importance(problem._replace(transform=still, plan=Plan(settings.ALONE, False), n_modes=1), key)
 
 
 METHODS: dict[str, Callable[[Problem, Array], Bound]] = {
@@ -137,7 +137,7 @@ METHODS: dict[str, Callable[[Problem, Array], Bound]] = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("method", "n_samples", "n_modes", "settings", "transform", "shards"))
+@functools.partial(jax.jit, static_argnames=("method", "n_samples", "n_modes", "plan", "transform", "layout"))
 def _bound(
     params: Params,
     x: Array,
@@ -145,11 +145,11 @@ def _bound(
     method: str,
     n_samples: int,
     n_modes: int,
-    settings: Search,
+    plan: Plan,
     transform: Transform,
-    shards: int,
+    layout: Layout,
 ) -> Bound:
     def one(x: Array, key: Array) -> Bound:
-        return METHODS[method](Problem(params, x, transform, settings, n_samples, n_modes), key)
+        return METHODS[method](Problem(params, x, transform, plan, n_samples, n_modes), key)
 
-    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget, shards)
+    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), layout)

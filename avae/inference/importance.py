@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
 
 from avae.align import starting_poses
 from avae.inference.latent_proposal import (
@@ -22,9 +20,8 @@ from avae.inference.latent_proposal import (
 from avae.inference.pose_proposal import Modes, around_modes, draw, find_modes, log_density
 from avae.model import Params
 from avae.networks.vae import Posterior
-from avae.objective import latent, pose_loss
-from avae.runtime.mistake import Mistake
-from avae.settings import Search
+from avae.objective import latent, pose_loss, twin_loss
+from avae.settings import Plan
 from avae.transforms import Transform
 
 PRIOR = 0.1  # weight of the prior in the proposal of B4: no pose has less than a tenth of its prior density
@@ -52,16 +49,16 @@ class Problem(NamedTuple):
     params: Params
     x: Array
     transform: Transform
-    settings: Search
+    plan: Plan
     n_samples: int
     n_modes: int
 
     def modes(self, n: int) -> Modes:
         """The `n` best modes of J."""
-        family, settings = self.transform, self.settings
-        loss_fn = pose_loss(self.params, family)
-        starts = starting_poses(loss_fn, self.x, family, None, settings)
-        return find_modes(loss_fn, self.x, starts, family, settings, n)
+        params, x, family, search = self.params, self.x, self.transform, self.plan.search
+        starts, n_cells = starting_poses(params, x, family, self.plan, None)
+        twin = twin_loss(params, x, family, search.twin)
+        return find_modes(pose_loss(params, family), x, starts, family, search, n, twin, n_cells)
 
     def proposal(self) -> tuple[Modes, Proposal]:
         """The best modes of pose and latent together, and the proposal of B4 around them."""
@@ -156,61 +153,3 @@ def effective_samples(log_weights: Array) -> Array:
     highest = jnp.max(log_weights)
     weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(highest), highest, 0.0))
     return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
-
-
-def check_model(params: Params, transform: Transform | None) -> Transform:
-    """The family, if the model with it has a likelihood.
-
-    Raises:
-      Mistake: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
-        is not normalised.
-    """
-    family: Any = transform or params.model.transform
-    if not isinstance(family, Transform) or family.dim != params.model.transform.dim:
-        raise Mistake(f"transform: expected a family of dimension {params.model.transform.dim}, got {family!r}")
-    for path, leaf in jax.tree.leaves_with_path(params.weights):
-        if not isinstance(leaf, Tracer) and not np.isfinite(np.asarray(leaf)).all():
-            raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
-    log_prior = family.log_prior(family.identity)
-    if not isinstance(log_prior, Tracer) and not np.isfinite(np.asarray(log_prior)):
-        raise Mistake(f"transform: expected a family with a proper prior, got log density {log_prior} from {family!r}")
-    check_likelihood(params)
-    return family
-
-
-def check_likelihood(params: Params) -> None:
-    """Raises Mistake if the likelihood of one pixel neither sums to one over levels nor integrates to one."""
-    likelihood = params.model.likelihood
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
-        return
-    if not callable(getattr(likelihood, "log_prob", None)):
-        raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
-    mean = jnp.full((1, 1, 1), 0.5)
-
-    def mass(x: np.ndarray, cell: np.ndarray | float) -> float:
-        pixels = jnp.asarray(x, jnp.float32)[:, None, None, None]
-        log_prob = jax.vmap(lambda x: likelihood.log_prob(params.weights, x, mean))(pixels)
-        return float(np.sum(np.exp(np.asarray(log_prob, np.float64)) * cell))
-
-    side = np.exp(np.linspace(-18, 9, 2701))  # fine near the mean, whatever the likelihood's width
-    line = mass(np.concatenate([0.5 - side, 0.5 + side]), 0.01 * np.tile(side, 2))
-    masses = (mass(np.arange(2.0), 1.0), mass(np.arange(256) / 255, 1.0), line)
-    if not any(abs(total - 1) < 0.02 for total in masses):
-        raise Mistake(
-            "likelihood: expected one whose probabilities add up to 1, such as avae.Gaussian(scale=...), got "
-            f"{likelihood!r}, which adds up to {masses[0]:.4g} over 0 and 1 and to {line:.4g} over all pixel values; a "
-            "squared error is a likelihood only with its variance and its constant"
-        )
-
-
-def check_modes(n_modes: int | None, settings: Search, family: Transform) -> int:
-    """How many modes are searched.
-
-    Raises:
-      Mistake: if there are fewer starts.
-    """
-    n_starts = len(family.lattice) if family.dof == 0 or settings.starts == "lattice" else settings.n_starts
-    wanted = min(n_starts, max(4, settings.top_k)) if n_modes is None else n_modes
-    if not 1 <= wanted <= n_starts:
-        raise Mistake(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
-    return wanted

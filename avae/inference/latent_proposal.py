@@ -15,17 +15,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from avae.align import comparable
 from avae.inference.pose_proposal import Mixture, Modes, distinct_modes, log_parts, width
 from avae.model import Params
 from avae.networks.vae import Posterior
 from avae.objective import predict
 from avae.runtime.products import einsum, matmul
-from avae.settings import Search
-from avae.solvers import CompositeLoss, gauss_newton
+from avae.solvers import CompositeLoss, GaussNewton, comparable
 from avae.transforms import Transform
 
-STEPS = Search(n_steps=5)  # on pose and latent together
+STEPS = 5  # of Gauss-Newton, on pose and latent together
 ENCODER = 0.1  # weight of the encoder's law beside the modes': no z has less than a tenth of its density there
 WIDER = 1.1  # standard deviations of z over those of the curvature
 
@@ -120,7 +118,7 @@ def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform)
         mu = predict(params, x, transform, alpha).mu
         space: Any = Pair(transform, len(mu))
         start: Any = (alpha, mu)
-        found = gauss_newton(loss, x, start, space, STEPS)
+        found = GaussNewton().refine(loss, x, start, space, STEPS)
         assert found.hessian is not None
         hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof, dtype=mu.dtype))
         own, cross, of_z = hessian[:dof, :dof], hessian[dof:, :dof], hessian[dof:, dof:]

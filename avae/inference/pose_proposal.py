@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import ndtr, ndtri
 
-from avae.align import comparable, look_around, n_cells, score_starts
+from avae.align import look_around, score
+from avae.runtime.parts import in_turn
 from avae.runtime.products import matmul
 from avae.settings import Search
-from avae.solvers import CompositeLoss, linearise, refine
+from avae.solvers import CompositeLoss, Loss, best, comparable, linearise, refine
 from avae.transforms import Transform
 
 APART = 2.5  # kept starts lie so many half-widths of their cells apart
@@ -61,20 +62,29 @@ class Mixture(NamedTuple):
 
 
 def find_modes(
-    loss_fn: CompositeLoss, x: Any, starts: Array, transform: Transform, settings: Search, n_modes: int
+    loss_fn: CompositeLoss,
+    x: Any,
+    starts: Array,
+    transform: Transform,
+    search: Search,
+    n_modes: int,
+    twin: tuple[Loss, Any] | None = None,
+    n_cells: int | None = None,
 ) -> Modes:
-    """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same."""
-    scores = comparable(score_starts(loss_fn, x, starts, settings))
-    cells = n_cells(loss_fn, starts, settings)
+    """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same.
+
+    `twin` and `n_cells` are those of `avae.align.search_one`.
+    """
+    scores = comparable(score(*(twin or (loss_fn, x)), starts).loss)
+    cells = n_cells or len(starts)
     kept = spaced(scores, starts, transform, n_modes, cells)
 
     def improve(start: Array) -> tuple[Array, Array, Array]:
-        around, losses = look_around(loss_fn, x, start, loss_fn(x, start), transform, settings, cells)
-        refined = refine(loss_fn, x, around[jnp.argmin(comparable(losses))], transform, settings)
+        nearby = look_around(loss_fn, x, score(loss_fn, x, start[None]), transform, search.n_local, cells)
+        refined = refine(loss_fn, x, best(nearby, 1).alpha[0], transform, search.solver, search.n_steps)
         return refined.alpha, comparable(refined.loss), laplace(loss_fn, x, refined.alpha, transform)
 
-    chunk = settings.chunk if transform.dof else None  # batches of empty covariances cannot be split
-    found = lax.map(improve, starts[kept], batch_size=chunk)
+    found = in_turn(improve, starts[kept], x) if transform.dof else lax.map(improve, starts[kept])
     order = jnp.argsort(found[1])
     alpha, loss, covariance = (part[order] for part in found)
     return Modes(alpha, loss, covariance, distinct_modes(alpha, covariance, transform))

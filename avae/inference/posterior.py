@@ -5,6 +5,8 @@ equation (14)). What needs a density, not just weights, uses a mixture fitted to
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +14,15 @@ from flax import struct
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from avae.inference.importance import Bound, Problem, check_model, check_modes, log_mean, weighted_poses
+from avae import settings
+from avae.checks import check_images, check_key, check_model, check_modes
+from avae.inference.importance import Bound, Problem, log_mean, weighted_poses
 from avae.inference.pose_proposal import Mixture, Modes, log_density, mixture
-from avae.model import Params, check_images, check_key
-from avae.runtime.devices import shards_of
+from avae.model import Params
 from avae.runtime.mistake import Mistake
-from avae.runtime.parts import in_parts
+from avae.runtime.parts import Layout, in_parts, layout_of
 from avae.runtime.products import einsum
-from avae.settings import Search
+from avae.settings import Plan, Search
 from avae.transforms import Transform
 
 BACKGROUND = 0.02  # weight of the prior in the fitted density: no pose is impossible
@@ -104,7 +107,7 @@ def pose_posterior(
     key: Array | None = None,
     n_modes: int | None = None,
     n_samples: int = 256,
-    search: Search | str | None = None,
+    search: Search | Mapping[str, Any] | str | None = None,
     transform: Transform | None = None,
 ) -> PosePosterior:
     """The posterior of the pose of each image, its latent integrated out.
@@ -131,28 +134,28 @@ def pose_posterior(
         raise Mistake(f"n_samples: expected at least 2, got {n_samples}")
     key = jax.random.key(0) if key is None else key
     check_key(key)
-    settings = params.model.settings(search, family)
+    plan = settings.plan(params.model, search, family)
     wanted = len(family.lattice) if n_modes is None and family.dof == 0 else n_modes
-    n_modes = check_modes(wanted, settings, family)
+    n_modes = check_modes(wanted, plan, family)
     x = check_images(x, params.model)
-    return _posterior(params, x, key, n_samples, n_modes, settings, family, shards_of(x))
+    return _posterior(params, x, key, n_samples, n_modes, plan, family, layout_of(x))
 
 
-@functools.partial(jax.jit, static_argnames=("n_samples", "n_modes", "settings", "transform", "shards"))
+@functools.partial(jax.jit, static_argnames=("n_samples", "n_modes", "plan", "transform", "layout"))
 def _posterior(
     params: Params,
     x: Array,
     key: Array,
     n_samples: int,
     n_modes: int,
-    settings: Search,
+    plan: Plan,
     transform: Transform,
-    shards: int,
+    layout: Layout,
 ) -> PosePosterior:
     def one(x: Array, key: Array) -> PosePosterior:
-        return posterior_one(Problem(params, x, transform, settings, n_samples, n_modes), key)
+        return posterior_one(Problem(params, x, transform, plan, n_samples, n_modes), key)
 
-    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), settings.budget, shards)
+    return in_parts(lambda pair: one(*pair), (x, jax.random.split(key, len(x))), layout)
 
 
 def posterior_one(problem: Problem, key: Array) -> PosePosterior:

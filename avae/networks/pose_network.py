@@ -9,23 +9,14 @@ round as the family does: digits that are explained at two orientations keep bot
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
-from jax.typing import ArrayLike
 
-from avae.align import align
-from avae.model import Params, check_images, check_key
 from avae.networks.vae import Dense, Weights, block_means
 from avae.runtime.mistake import Mistake
-from avae.settings import Search
 from avae.transforms import Transform
-
-CHUNK = 500  # steps of `distill` that are compiled into one call
-SEARCHED = 500  # images that it searches at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,90 +77,3 @@ class PoseNetwork:
     def _network(self, transform: Transform) -> Dense:
         n_bins = len(transform.lattice) if transform.dof == 0 else self.n_bins
         return Dense((*self.hidden, n_bins * (1 + transform.dof)))
-
-
-def proposal_loss(params: Params, canonical: Array, key: Array) -> Array:
-    """Mean loss of the pose network on canonical forms [B, *space, C], each put at a fresh pose from the prior."""
-    model, transform = params.model, params.model.transform
-
-    def one(canonical: Array, key: Array) -> Array:
-        alpha = transform.sample(key)
-        x = model.from_canonical(canonical, transform, alpha, model.image_shape[:-1])
-        return model.pose_network.loss(params.weights["pose_network"], x, alpha, transform)
-
-    return jnp.mean(jax.vmap(one)(canonical, jax.random.split(key, len(canonical))))
-
-
-def distill(
-    params: Params,
-    x: ArrayLike,
-    *,
-    key: Array | None = None,
-    pose_network: PoseNetwork = PoseNetwork(),
-    steps: int = 12_000,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    search: Search | str | None = None,
-) -> Params:
-    """Gives a trained model a pose network that has learned where its own search ends: `align(search="fast")` uses it.
-
-    Args:
-      params: a trained model, with or without a pose network; its VAE stays as it is.
-      x: images to learn from [N, *space, C]; each is searched once, then seen at poses drawn from the prior.
-      key: of the weights and all draws; None for `jax.random.key(0)`.
-      pose_network: its size.
-      steps: of Adam, with a cosine schedule.
-      batch_size: images per step.
-      learning_rate: at the first step.
-      search: with which `x` is searched, as in `align`.
-
-    Returns:
-      `Params` with the pose network and its weights.
-
-    Raises:
-      Mistake: for images that the model does not take, or fewer than one step or image per step.
-    """
-    key = jax.random.key(0) if key is None else key
-    check_key(key)
-    if steps < 1 or batch_size < 1 or not learning_rate > 0:
-        raise Mistake(
-            "distill expects steps >= 1, batch_size >= 1 and learning_rate > 0, got "
-            f"{steps}, {batch_size} and {learning_rate}"
-        )
-    model = dataclasses.replace(params.model, pose_network=pose_network)
-    x = check_images(x, model)
-    parts = [x[i : i + SEARCHED] for i in range(0, len(x), SEARCHED)]
-    canonical = jnp.concatenate([align(params, part, search=search).canonical for part in parts])
-    fresh = pose_network.init(jax.random.fold_in(key, 0), model.image_shape, model.transform)
-    params = Params(params.weights | {"pose_network": fresh}, model)
-    adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    state = (fresh, adam.init(fresh))
-    for first in range(0, steps, CHUNK):
-        index = jnp.arange(first, min(first + CHUNK, steps))
-        state = _steps(params, state, canonical, jax.random.fold_in(key, 1), index, batch_size, adam)
-    return params.replace(weights=params.weights | {"pose_network": state[0]})
-
-
-@functools.partial(jax.jit, static_argnames=("batch_size", "adam"))
-def _steps(
-    params: Params,
-    state: tuple[Weights, optax.OptState],
-    canonical: Array,
-    key: Array,
-    index: Array,
-    batch_size: int,
-    adam: optax.GradientTransformation,
-) -> tuple[Weights, optax.OptState]:
-    """Steps of Adam, numbered by `index`, on the weights of the pose network alone."""
-
-    def loss(weights: Weights, batch: Array, key: Array) -> Array:
-        return proposal_loss(params.replace(weights=params.weights | {"pose_network": weights}), batch, key)
-
-    def step(state: tuple[Weights, optax.OptState], i: Array) -> tuple[tuple[Weights, optax.OptState], None]:
-        weights, moments = state
-        which, poses = jax.random.split(jax.random.fold_in(key, i))
-        batch = canonical[jax.random.randint(which, (batch_size,), 0, len(canonical))]
-        update, moments = adam.update(jax.grad(loss)(weights, batch, poses), moments)
-        return (optax.apply_updates(weights, update), moments), None
-
-    return jax.lax.scan(step, state, index)[0]

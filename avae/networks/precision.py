@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from avae.model import Params
 from avae.networks.vae import Posterior, Weights
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,6 @@ class Cast:
     def decode(self, weights: Weights, z: Array) -> Array:
         """Raw output [*space, C] for one z."""
         return _cast(self.networks.decode(*_cast((weights, z), self.dtype)), "float32")
-
-
-def in_precision(params: Params, dtype: str) -> Params:
-    """The same weights with networks that compute in `dtype`."""
-    if dtype == "float32":
-        return params
-    return params.replace(model=dataclasses.replace(params.model, networks=Cast(params.model.networks, dtype)))
 
 
 def _cast(tree: Any, dtype: str) -> Any:

@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from avae.networks.likelihoods import LIKELIHOODS as LIKELIHOODS
-from avae.networks.likelihoods import Bernoulli as Bernoulli
-from avae.networks.likelihoods import Gaussian as Gaussian
-from avae.networks.likelihoods import PaperLoss as PaperLoss
-from avae.networks.likelihoods import Weights as Weights
+from avae.networks.likelihoods import (
+    LIKELIHOODS as LIKELIHOODS,
+    Bernoulli as Bernoulli,
+    Gaussian as Gaussian,
+    PaperLoss as PaperLoss,
+    Weights as Weights,
+)
 from avae.runtime.mistake import Mistake
 
 

@@ -6,6 +6,7 @@ same images make a batch, and each draw belongs to an example, whichever device 
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,11 +97,34 @@ def take(source: np.ndarray, index: np.ndarray) -> Array:
     return jax.make_array_from_callback((len(index), *source.shape[1:]), split, rows)
 
 
-def shards_of(x: Any) -> int:
-    """Over how many devices the leading axis of `x` is split; 1 under a trace, where it is not known."""
-    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
-        return 1
-    return max(1, x.shape[0] // max(1, x.sharding.shard_shape(x.shape)[0]))
+def auto(x: Array) -> Array:
+    """A concrete array, where it lies, on a mesh of Auto axes, unless the caller has set a mesh.
+
+    Explicit axes ask each operation for its sharding, and some of them for a mesh that is set.
+    """
+    sharding: Any = None if isinstance(x, Tracer) else x.sharding
+    if not is_explicit(sharding) or not jax.sharding.get_abstract_mesh().empty:
+        return x
+    names = sharding.mesh.axis_names
+    mesh = Mesh(sharding.mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    return jax.device_put(x, NamedSharding(mesh, sharding.spec))
+
+
+def is_explicit(sharding: Any) -> bool:
+    """Whether a sharding has explicit axes, which are a part of an array's type."""
+    return isinstance(sharding, NamedSharding) and AxisType.Explicit in sharding.mesh.axis_types
+
+
+def hiding_axes(function: Callable[[Any], Any], sharding: Any) -> Callable[[Any], Any]:
+    """`function` of arrays with explicit axes, which works on Auto ones and returns arrays split as `sharding` is."""
+    split = PartitionSpec(sharding.spec[0])
+    hidden = jax.sharding.auto_axes(function, out_sharding=split)
+
+    def call(arrays: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(sharding.mesh):
+            return hidden(arrays)
+
+    return call
 
 
 def fetch(tree: Any) -> Any:

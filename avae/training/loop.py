@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jax import Array
 
+from avae.checks import check_images
 from avae.config import Experiment
 from avae.data import dataset as data
-from avae.model import Params, check_images
+from avae.model import Params
 from avae.runtime import devices
 from avae.runtime.progress import Writer
 from avae.training.checkpoint import Checkpoints
@@ -37,9 +38,12 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first < total:
-            images = data.load(experiment.data).train.images
+            train_set, test_set, _ = data.load(experiment.data)
+            images, name = train_set.images, experiment.data.name
             looked_at = images[np.arange(min(len(images), 512))]
-            check_images(looked_at, experiment.model, name=f"data.name: training images of {experiment.data.name}")
+            check_images(looked_at, experiment.model, name=f"data.name: training images of {name}")
+            for part, extremes in (("training", data.extremes(images)), ("test", data.extremes(test_set.images))):
+                check_images(extremes, experiment.model, name=f"data.name: {part} images of {name}")
             batches = contextlib.closing(data.batches(images, order, first, total))
             with Writer(workdir, first) as writer, stop_signal() as stop, batches as read:
                 watch = Watch(train, workdir, writer, first, total)

@@ -4,8 +4,8 @@ At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with resp
 the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
 """
 
-import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,16 +14,15 @@ import optax
 from flax import struct
 from jax import Array
 
-from avae.align import search_batch
+from avae.align import search_one
 from avae.config import Experiment, Train
 from avae.data.dataset import factors, repose
-from avae.model import Params, init
-from avae.networks.pose_network import proposal_loss
-from avae.networks.precision import in_precision
-from avae.objective import Terms, batch_terms, pose_loss
-from avae.settings import Search
-
-N_BESIDE = 4  # starts of a search from memory: the remembered pose and fresh ones beside it
+from avae.generate import init
+from avae.model import Params
+from avae.objective import Terms, batch_terms, pose_loss, twin_loss
+from avae.runtime.parts import Layout, in_parts
+from avae.settings import Search, from_memory
+from avae.training.distill import proposal_loss
 
 
 class TrainState(struct.PyTreeNode):
@@ -104,8 +103,8 @@ def train_step(
         stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
         images = repose(images, poses, experiment.data.transform, stretches)
 
-    params = in_precision(state.params, experiment.train.precision)
-    alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, shards, index)
+    params = state.params.in_precision(experiment.train.precision)
+    alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, Layout(shards), index)
     poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
 
     canonical = None
@@ -136,32 +135,41 @@ def train_step(
 
 
 def _search_poses(
-    state: TrainState, images: Array, key: Array, experiment: Experiment, shards: int, index: Array | None
+    state: TrainState, images: Array, key: Array, experiment: Experiment, layout: Layout, index: Array | None
 ) -> tuple[Array | None, dict[str, Array]]:
     """alpha* of each image, held fixed; None for a plain VAE."""
-    settings, transform = experiment.train.search, experiment.model.transform
-    if settings is None:
+    search, family = experiment.train.search, experiment.model.transform
+    if search is None:
         return None, {}
-    loss_fn = pose_loss(jax.lax.stop_gradient(state.params), transform, beta=experiment.train.beta)
+    params, beta = jax.lax.stop_gradient(state.params), experiment.train.beta
 
-    def search(settings: Search, first: Array | None = None) -> tuple[Array, Array]:
-        found = search_batch(loss_fn, images, transform, key, settings, shards=shards, first=first)
-        return found.alpha, jnp.mean(found.info.identity_loss - found.loss)
+    def searched(search: Search, remembered: Array | None) -> tuple[Array, Array]:
+        strata = family.starts(search.n_starts - (remembered is not None), key)
+
+        def one(x: Array, first: Array | None) -> tuple[Array, Array]:
+            starts = strata if first is None else jnp.concatenate([strata, first[None]])
+            twin = twin_loss(params, x, family, search.twin, beta)
+            found = search_one(pose_loss(params, family, beta=beta), x, starts, family, search, twin)
+            return found.alpha, found.info.identity_loss - found.loss
+
+        alpha, gain = in_parts(lambda pair: one(*pair), (images, remembered), layout)
+        return alpha, jnp.mean(gain)
 
     if state.poses is None:
-        alpha, gain = search(settings)
+        alpha, gain = searched(search, None)
     else:
-        epoch = state.step * images.shape[0] // experiment.data.n_train
         alpha, gain = jax.lax.cond(
-            epoch % experiment.train.search_every == 0,
-            lambda _: search(settings),
-            lambda first: search(from_memory(settings), first),
+            _epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0,
+            lambda _: searched(search, None),
+            lambda remembered: searched(from_memory(search), remembered),
             state.poses[index],
         )
     return jax.lax.stop_gradient(alpha), {"search_gain": gain}
 
 
-def from_memory(settings: Search) -> Search:
-    """The search from a remembered pose: few starts beside it, drawn anew, and one step from the best."""
-    few = {"n_starts": N_BESIDE, "starts": "stratified", "top_k": 1, "n_local": 0}
-    return dataclasses.replace(settings, **few, n_steps=min(settings.n_steps, 1))
+def _epoch(step: Array, batch_size: int, n_train: int) -> Array:
+    """Step * batch_size // n_train, without the product: an int32 holds 2^31 images only."""
+    common = math.gcd(batch_size, n_train)
+    batch, n = batch_size // common, n_train // common
+    whole, rest = step // n, (step % n).astype(jnp.uint32)
+    return whole * batch + (rest * batch // n).astype(jnp.int32)

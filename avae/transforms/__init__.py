@@ -11,9 +11,7 @@ Every linear part is R @ U: U, upper triangular with a positive diagonal, scales
 that no pose is singular or mirrored. A pull map with scale s reads a region s times as large: the picture shrinks.
 """
 
-from avae.transforms.family import Transform as Transform
-from avae.transforms.family import check_family as check_family
-from avae.transforms.family import spread as spread
+from avae.transforms.family import Transform as Transform, check_family as check_family, spread as spread
 from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
 from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D
 

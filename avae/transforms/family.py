@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from avae.runtime.mistake import Mistake
-from avae.settings import Search
 from avae.transforms.warp import invert
 
 RANGES = {
@@ -27,24 +26,15 @@ CHECKED = 16  # starts of a family whose matrices are looked at
 class Transform:
     """Base of all families: a product of factors, and the matrix of its poses.
 
+    A family of your own may have a class attribute `search`, the `avae.Search` with which it is searched by default.
+
     Attributes:
       dim: spatial dimension of the data, 2 or 3.
-      search: the settings with which the family is searched unless others are given; by measurement, see
-        docs/transforms.md.
-      reduced_search: those for networks that have a smaller form (`Search.coarse`), or None for the same.
       on_grid: whether every pose takes pixels to pixels (quarter turns do), so that nothing is interpolated.
     """
 
     dim: ClassVar[int]
-    search: ClassVar[Search] = Search()
-    reduced_search: ClassVar[Search | None] = None
     on_grid: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Settings of its own stand for all networks."""
-        super().__init_subclass__(**options)
-        if "search" in vars(cls) and "reduced_search" not in vars(cls):
-            cls.reduced_search = None
 
     def __post_init__(self) -> None:
         """Raises Mistake for a range that is empty, or that no pose of real data needs."""

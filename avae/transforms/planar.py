@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from avae.settings import Search
 from avae.transforms.factors import Box, Circle, Elements
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.warp import product
@@ -19,7 +18,6 @@ class Still(Transform):
 
     dim: ClassVar[int] = 2
     on_grid: ClassVar[bool] = True
-    search: ClassVar[Search] = Search(n_starts=1, top_k=1, n_local=0, n_steps=0)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -37,7 +35,6 @@ class QuarterTurns(Transform):
 
     dim: ClassVar[int] = 2
     on_grid: ClassVar[bool] = True
-    search: ClassVar[Search] = Search(n_starts=4, top_k=1, n_local=0, n_steps=0)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -64,10 +61,6 @@ class Rotation(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(top_k=4, n_local=6, n_refined=4)
-    reduced_search: ClassVar[Search] = Search(
-        n_starts=48, coarse=2, n_full=9, top_k=3, n_local=4, n_refined=2, n_steps=3, damping=0.1
-    )
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -86,7 +79,6 @@ class Translation(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=32, top_k=4, n_local=0, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -110,7 +102,6 @@ class Rigid(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=64, top_k=4, n_rounds=2, n_steps=6)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -131,7 +122,6 @@ class Similarity(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=128, top_k=8, n_rounds=2, n_steps=8)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -156,7 +146,6 @@ class Affine(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
-    search: ClassVar[Search] = Search(n_starts=512, top_k=8, n_rounds=2, n_steps=12)
 
     @property
     def factors(self) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from avae.settings import Search
 from avae.transforms.factors import Box, Elements, Rotations, rotation_matrix
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
@@ -30,7 +29,6 @@ class CubeRotations(Transform):
 
     dim: ClassVar[int] = 3
     on_grid: ClassVar[bool] = True
-    search: ClassVar[Search] = Search(n_starts=24, top_k=1, n_local=0, n_steps=0, chunk=24)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -52,7 +50,6 @@ class Rotation3D(Transform):
     """SO(3): alpha = unit quaternion [w, x, y, z], w >= 0; Haar prior; steps are rotation vectors in radians."""
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=128, top_k=4, n_local=0, n_steps=8)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -76,7 +73,6 @@ class Rigid3D(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=512, top_k=16, n_local=0, n_steps=10)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -96,7 +92,6 @@ class Similarity3D(Transform):
     max_scale: float = 1.5
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=1024, top_k=8, n_local=4, n_steps=15)
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -117,7 +112,6 @@ class Affine3D(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 3
-    search: ClassVar[Search] = Search(n_starts=1024, top_k=16, n_local=4, n_steps=20)
 
     @property
     def factors(self) -> tuple[Any, ...]:

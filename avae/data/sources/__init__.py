@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, embedded, folders, meshes, mrc, tfds
+from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, tfds
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index
+from avae.data.sources.walk import expanded
 from avae.runtime.mistake import Mistake
 
 
@@ -49,7 +50,7 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
       Mistake: if the source is missing, damaged, of another dimension or shape, not finite, or too small.
     """
     check_dim(name, dim)
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if dim == 3 and name not in EMBEDDED and path.is_dir():
         return _meshes(path, n_train, n_test, seed, side, up)
     train, test = _stacks(name, path, dim)
@@ -61,17 +62,48 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
     return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names)
 
 
+def fingerprint(name: str, *, dim: int) -> str:
+    """A short hash of what a source holds, wherever it lies and whenever it was written.
+
+    It changes with the number, shape, dtype and labels of the examples, and with any value of the at most 256 evenly
+    spaced examples (or files of a folder) that are read. Two sources that differ elsewhere alone are not told apart.
+
+    Args:
+      name: as for `read`.
+      dim: as for `read`.
+
+    Returns:
+      16 hexadecimal digits.
+
+    Raises:
+      Mistake: if the source is missing, damaged, or of another dimension.
+    """
+    check_dim(name, dim)
+    path = expanded(name)
+    if name not in EMBEDDED and path.is_dir():
+        return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
+    train, test = _stacks(name, path, dim)
+    return identity.of_stacks((train,) if train is test else (train, test))
+
+
 def missing(name: str) -> str:
     """The sentence for a name that is neither embedded nor a path, with what it may have meant."""
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     beside = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(name, [*EMBEDDED, *beside, *(tfds.PREFIX + known for known in tfds.KNOWN)], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return (
         f"data.name: expected {', '.join(EMBEDDED)}, {tfds.PREFIX}<set>, or a path to a stack "
         f"({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or to a folder of images or meshes, but nothing is at "
-        f"{name!r}{hint}"
+        f"{name!r}{hint}{_elsewhere(path)}"
     )
+
+
+def _elsewhere(path: pathlib.Path) -> str:
+    """Which place was tried, for the end of a message; "" where the name is hardly a path."""
+    if len(path.parts) < 2 and not path.suffix:
+        return ""
+    return f" (tried {path.absolute()}; where a run's data have moved, eval.py takes --data=PATH)"
 
 
 def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
@@ -96,13 +128,23 @@ def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             return kind.read(path, dim)
     raise Mistake(
         f"data.name: expected a stack ({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or a folder of images or "
-        f"meshes, got the file {path}"
+        f"meshes, got the file {path}; {_way_out(path)}"
     )
+
+
+def _way_out(path: pathlib.Path) -> str:
+    """How a file of another kind becomes one that is read."""
+    suffix = path.suffix.lower()
+    if suffix in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        return "unpack it first"
+    if suffix in folders.SUFFIXES or suffix in meshes.SUFFIXES:
+        return "name the folder that holds it, or save a stack of many pages as .npy"
+    return "save what it holds by numpy.save as one array, examples first"
 
 
 def _meshes(root: pathlib.Path, n_train: int, n_test: int, seed: int, side: int, up: str) -> Raw:
     train, test = meshes.read(root, n_train, n_test, seed, side, up)
-    categories = sorted({mesh.category for mesh in meshes.find(root)})
+    categories = sorted({mesh.category for mesh in meshes.find(root, quiet=True)})
     labels = [np.array([categories.index(name) for name in part.categories], np.int32) for part in (train, test)]
     rows = [
         Rows(Stack(part.volumes, None, f"meshes of {root}"), np.arange(len(part.volumes))) for part in (train, test)

@@ -1,14 +1,16 @@
 """The user's own arrays: .npy and .npz files."""
 
+import functools
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from avae.data.sources.meshes import PARTS
-from avae.data.sources.stacks import Stack
+from avae.data.sources.stacks import Stack, zero_one
+from avae.data.sources.walk import PARTS, text
 from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".npy", ".npz")
@@ -27,7 +29,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if the file is damaged, or its arrays are not of such a kind, name or shape.
     """
-    name = str(path)
+    name = text(path)
     arrays = {key.replace("_volumes", "_images"): array for key, array in _stored(path).items()}
     if any(key in arrays for key in SPLIT):
         if lacking := [key for key in SPLIT[::2] if key not in arrays]:
@@ -41,7 +43,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
                 f"data.name: expected train and test images of one shape, got {train.images.shape[1:]} and "
                 f"{test.images.shape[1:]} in {name}"
             )
-        return train, test
+        return zero_one(train, test)
     keys = [key for key in ("images", "volumes") if key in arrays] or [key for key in arrays if key != "labels"]
     if len(keys) != 1:
         raise Mistake(
@@ -49,7 +51,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             f"test_images, got {', '.join(arrays) or 'no array'}"
         )
     stack = _stack(name, arrays, keys[0], "labels", f"examples of {name}", dim)
-    return stack, stack
+    return zero_one(stack, stack)
 
 
 def with_channels(images: np.ndarray, where: str, dim: int) -> np.ndarray:
@@ -79,14 +81,31 @@ def _stored(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # no archive, but one array
-                return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+                return {"images": _loaded(path, "images", lambda: np.load(path, mmap_mode="r", allow_pickle=False))}
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
+                arrays = {key: _loaded(path, key, functools.partial(archive.get, key)) for key in archive}
+                return {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+    except Mistake:
+        raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Mistake(
             f"data.name: expected arrays of numbers as numpy.save and numpy.savez write them, but {path} cannot "
             f"be read ({error})"
+        ) from None
+
+
+def _loaded(path: pathlib.Path, key: str, load: Callable[[], Any]) -> Any:
+    """What `load` returns; says what to do about arrays of Python objects, which are not loaded."""
+    try:
+        return load()
+    except ValueError as error:
+        if not any(words in str(error) for words in ("Object arrays", "Python objects")):  # of NumPy
+            raise
+        better = "labels.astype(str)" if "labels" in key else "numpy.stack(list(images))"
+        raise Mistake(
+            f"data.name: expected {key} of {path} to be numbers or strings, got Python objects (dtype object), which "
+            f"are not loaded; save {better}"
         ) from None
 
 
@@ -95,12 +114,27 @@ def _stack(name: str, arrays: Mapping[str, np.ndarray], key: str, label_key: str
     images = arrays[key]
     where = f"{key} of {name}"
     if images.dtype != np.uint8 and images.dtype.kind not in "bf":
-        raise Mistake(f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}")
+        raise Mistake(
+            f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}; {_advice(images)}"
+        )
     images = with_channels(images, where, dim)
     labels = arrays.get(label_key)
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "biuUS"):
         raise Mistake(
             f"data.name: expected {label_key} of {name} to be integers or strings [{len(images)}], got dtype "
-            f"{labels.dtype} and shape {labels.shape}"
+            f"{labels.dtype} and shape {labels.shape}; save one integer or string for each example"
         )
     return Stack(images, labels, what)
+
+
+def _advice(images: np.ndarray) -> str:
+    """How arrays of other kinds can be saved so that they are read."""
+    if images.dtype.kind == "c":
+        return "save their absolute values, or real and imaginary part as two channels"
+    if images.dtype.kind not in "iu":
+        return "save one array of numbers"
+    return (
+        "whole numbers have no scale of their own: save masks as x.astype(bool), other images as "
+        "x.astype('float32') / the value that is to be 1, or raw counts at mean 0 and standard deviation 1 for "
+        "--config.likelihood.name=gaussian"
+    )

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from avae.data.sources.walk import expanded, text
 from avae.runtime.mistake import Mistake
 
 MANIFEST = "manifest.json"
@@ -29,7 +30,7 @@ MANIFEST = "manifest.json"
 
 def root() -> pathlib.Path:
     """The folder of all caches: that in the environment variable AVAE_CACHE, or ~/.cache/avae."""
-    return pathlib.Path(os.environ.get("AVAE_CACHE") or "~/.cache/avae").expanduser()
+    return expanded(os.environ.get("AVAE_CACHE") or "~/.cache/avae")
 
 
 def cached(
@@ -46,16 +47,15 @@ def cached(
       Mistake: if the folder cannot be written.
     """
     folder = root() / name
-    problem = _problem(folder, source)
-    if problem:
-        if folder.exists():
-            print(f"cache {folder}: {problem}; building it again", file=sys.stderr)
-        try:
+    try:
+        if problem := _problem(folder, source):
+            if folder.exists():
+                print(f"cache {text(folder)}: {problem}; building it again", file=sys.stderr)
             _build(folder, source, build)
-        except OSError as error:
-            raise Mistake(
-                f"cache: cannot write {folder} ({error}); the environment variable AVAE_CACHE may name another folder"
-            ) from None
+    except OSError as error:
+        raise Mistake(
+            f"cache: cannot write {folder} ({error}); the environment variable AVAE_CACHE may name another folder"
+        ) from None
     manifest = json.loads((folder / MANIFEST).read_text())
     arrays = {pathlib.Path(file).stem: np.load(folder / file, mmap_mode="r") for file in manifest["sha256"]}
     return arrays, manifest["facts"]

@@ -6,6 +6,7 @@ import numpy as np
 
 from avae.data.sources import meshes
 from avae.data.sources.stacks import Stack
+from avae.data.sources.walk import PARTS
 
 EMBEDDED = {"digits": 2, "furniture": 3}  # name: dimension
 
@@ -17,9 +18,7 @@ def read(name: str) -> tuple[Stack, Stack]:
 
 def _digits() -> tuple[Stack, Stack]:
     raw = _archive("digits")
-    train, test = (
-        Stack(raw[f"{part}_images"][..., None], raw[f"{part}_labels"], "embedded digits") for part in meshes.PARTS
-    )
+    train, test = (Stack(raw[f"{part}_images"][..., None], raw[f"{part}_labels"], "embedded digits") for part in PARTS)
     return train, test
 
 

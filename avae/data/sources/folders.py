@@ -3,17 +3,19 @@
 Sub-folders name the labels; folders called train and test give the split. All images are of one size and kind. How
 their values become numbers:
 
-    8 bits         divided by 255; palettes become colours
+    8 bits         divided by 255; 0 and 1 where the whole folder holds nothing else (masks)
     1 bit          0 and 1
-    real (TIFF)    as they are where all of them are in [0, 1]
-    16 bits, other real values, whole numbers of 32 bits
+    real           as they are where all of them are in [0, 1]
+    other whole numbers, signed ones, other real values
                    linearly, the least value of the whole folder becomes 0 and the largest 1: detectors fill their range
-                   as they like. A line on standard error tells both, and the mean: one hot pixel darkens all the rest.
+                   as they like. A line on standard error tells both, and the mean: one hot pixel compresses the rest.
+    alpha          the last channel, divided by the number that means opaque
 """
 
 import collections
 import contextlib
 import hashlib
+import os
 import pathlib
 import sys
 import warnings
@@ -21,38 +23,32 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from avae.data.sources import cache, meshes
-from avae.data.sources.stacks import Stack, halves, real
-from avae.data.sources.walk import File, find, some
+from avae.data.sources import cache, image_files, meshes, tiff, walk
+from avae.data.sources.image_files import Picture
+from avae.data.sources.stacks import Stack, halves, zero_one
+from avae.data.sources.walk import File, some, text
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+RULES = b"2"  # by which files become arrays: another number where they change, so that caches are made again
 LIMIT = 0.1  # of the files may be unreadable: then they are left out and named
-MODES = {
-    "L": "8-bit grey",
-    "LA": "8-bit grey with alpha",
-    "RGB": "8-bit colour",
-    "RGBA": "8-bit colour with alpha",
-    "1": "1-bit",
-    "I;16": "16-bit grey",
-    "I": "32-bit grey",
-    "F": "real grey",
-}  # of Pillow; others become colours
-AS_THEY_ARE = ("L", "LA", "RGB", "RGBA", "1")
 
 
 class Linear(NamedTuple):
-    """Stored values as float32: `low` becomes 0, `high` 1."""
+    """Stored values [..., C] as float32: `low` becomes 0, `high` 1; in a last channel of alpha, `opaque` becomes 1."""
 
     low: float
     high: float
+    opaque: float = 0  # 0 where there is no alpha
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The values of `images`, of any shape."""
-        return ((images.astype(np.float64) - self.low) / ((self.high - self.low) or 1)).astype(np.float32)
+        """The values of `images`."""
+        values = (images.astype(np.float64) - self.low) / ((self.high - self.low) or 1)
+        if self.opaque:
+            values[..., -1] = images[..., -1] / self.opaque
+        return values.astype(np.float32)
 
 
 def read(root: pathlib.Path) -> tuple[Stack, Stack]:
@@ -63,27 +59,39 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if there is no image, more than a tenth of them cannot be read, or they differ in size or kind.
     """
-    files = _find(root)
-    digest = hashlib.sha256()
+    files = find(root)
+    digest = hashlib.sha256(RULES)
     for file in files:
         state = file.path.stat()
-        digest.update(f"{file.path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode())
-    name = f"folders/{root.resolve().name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}"
+        digest.update(os.fsencode(file.path.relative_to(root)) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
+    name = f"folders/{root.resolve().name[:40]}-{place}"
     arrays, facts = cache.cached(name, digest.hexdigest(), lambda made: _decode(root, files, made))
-    if facts["unreadable"]:
-        print(f"{root}: {len(facts['unreadable'])} file(s) left out: {some(facts['unreadable'])}", file=sys.stderr)
+    for key, what in (("unreadable", "left out"), ("oblong", "with pixels that are not square, taken as square")):
+        if facts[key]:
+            print(f"{text(root)}: {len(facts[key])} file(s) {what}: {some(facts[key])}", file=sys.stderr)
+    what = f"readable images of {text(root)}"
     low, high, mean = facts["range"]
-    if facts["mode"] in AS_THEY_ARE or (facts["mode"] == "F" and 0 <= low <= high <= 1):
-        return halves(arrays, f"readable images of {root}", real)
-    print(f"{root}: values from {low:.6g} to {high:.6g} (mean {mean:.6g}) become 0 to 1", file=sys.stderr)
-    return halves(arrays, f"readable images of {root}", Linear(low, high))
+    dtype = next(array.dtype for key, array in arrays.items() if key.endswith("images"))
+    if dtype in (np.uint8, np.bool):
+        return zero_one(*halves(arrays, what))
+    if dtype.kind == "f" and 0 <= low <= high <= 1:
+        return halves(arrays, what)
+    print(f"{text(root)}: values from {low:.6g} to {high:.6g} (mean {mean:.6g}) become 0 to 1", file=sys.stderr)
+    opaque = 0 if not facts["alpha"] else 1 if dtype.kind == "f" else np.iinfo(dtype).max
+    return halves(arrays, what, Linear(low, high, opaque))
 
 
-def _find(root: pathlib.Path) -> list[File]:
+def find(root: pathlib.Path, *, quiet: bool = False) -> list[File]:
+    """The images below `root`: see `avae.data.sources.walk.find`.
+
+    Raises:
+      Mistake: if there are none, or folders called train without folders called test.
+    """
     try:
-        files = find(root, SUFFIXES, "images")
+        files = walk.find(root, SUFFIXES, "images", quiet=quiet)
     except ValueError:
-        if any(path.suffix.lower() in meshes.SUFFIXES for path in root.rglob("*")):
+        if walk.holds(root, meshes.SUFFIXES):
             raise Mistake(f"data.transform: meshes become volumes, but the transform poses images: {root}") from None
         raise
     parts = sorted({file.part for file in files})
@@ -93,51 +101,66 @@ def _find(root: pathlib.Path) -> list[File]:
 
 
 class _Log(NamedTuple):
-    """What is found out while files are read: those that cannot be, and (least, largest, mean) value of the others."""
+    """What is found out while files are read.
+
+    Attributes:
+      unreadable: those that cannot be read, and why.
+      oblong: those whose pixels are not square.
+      values: (least, largest, mean) value of the others, alpha not counted.
+    """
 
     unreadable: list[str]
+    oblong: list[str]
     values: list[tuple[float, float, float]]
 
 
 def _decode(root: pathlib.Path, files: list[File], made: pathlib.Path) -> dict[str, Any]:
     """Writes the images of each part, and their labels if there are several; returns what `read` needs to know."""
-    log = _Log([], [])
-    good, mode = _headers(root, files, log)
+    log = _Log([], [], [])
+    good, alpha = _headers(root, files, log)
     labelled = len({file.category for file in files}) > 1
-    with Progress(f"decoding {root}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
+    with Progress(f"decoding {text(root)}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
         for part in sorted({file.part for file in good}):
             categories: list[str] = []
             prefix = f"{part}_" if part else ""
             of_part = [file for file in good if file.part == part]
-            images = _images(root, of_part, categories, log, LIMIT * len(files), progress)
+            images = _images(root, of_part, categories, log, LIMIT * len(files), progress, alpha)
             cache.write(made / f"{prefix}images.npy", images)
             if labelled:
                 np.save(made / f"{prefix}labels.npy", np.array(categories))
     low, high, mean = zip(*log.values, strict=True)
-    return {"mode": mode, "range": [min(low), max(high), float(np.mean(mean))], "unreadable": log.unreadable}
+    facts = {"alpha": alpha, "range": [min(low), max(high), float(np.mean(mean))]}
+    return facts | {"unreadable": log.unreadable, "oblong": log.oblong}
 
 
-def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[File], str]:
-    """The files with a readable header, and the mode of all of them."""
+def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[File], bool]:
+    """The files with a readable header, and whether the last channel of all of them is alpha."""
     good, kinds = [], collections.Counter()
     for file in files:
         try:
-            width, height, mode = _header(file.path)
+            with _opened(file.path) as picture:
+                kinds[picture.kind] += 1
         except ValueError as error:
             _note(root, file, error, log, LIMIT * len(files))
             continue
         good.append(file)
-        kinds[f"{width}x{height} {MODES[mode]}", mode] += 1
+        if not picture.square:
+            log.oblong.append(str(file.path.relative_to(root)))
     if len(kinds) > 1:
-        counts = ", ".join(f"{count} of {kind}" for (kind, _), count in kinds.most_common(6))
+        counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(6))
         more = f" and {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
         raise Mistake(f"data.name: expected images of one size and kind in {root}, got {counts}{more}")
-    ((_, mode),) = kinds
-    return good, mode
+    return good, next(iter(kinds)).alpha
 
 
 def _images(
-    root: pathlib.Path, files: list[File], categories: list[str], log: _Log, limit: float, progress: Progress
+    root: pathlib.Path,
+    files: list[File],
+    categories: list[str],
+    log: _Log,
+    limit: float,
+    progress: Progress,
+    alpha: bool,
 ) -> Iterator[np.ndarray]:
     """The images [H, W, C] of the files, one after the other; notes their categories and values."""
     for file in files:
@@ -148,7 +171,8 @@ def _images(
             _note(root, file, error, log, limit)
             continue
         categories.append(file.category)
-        log.values.append((float(image.min()), float(image.max()), float(image.mean())))
+        values = image[..., :-1] if alpha else image
+        log.values.append((float(values.min()), float(values.max()), float(values.mean(dtype=np.float64))))
         yield image
 
 
@@ -161,31 +185,22 @@ def _note(root: pathlib.Path, file: File, error: ValueError, log: _Log, limit: f
         )
 
 
-def _header(path: pathlib.Path) -> tuple[int, int, str]:
-    """Width, height and mode of an image; raises Mistake if it has none, or several pages."""
-    with _opened(path) as (image, mode):
-        return *image.size, mode
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Picture]:
+    """An image of one page, not yet decoded; whatever goes wrong, in the block as well, is a Mistake."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # about metadata, or a file that then fails
+            with (tiff if file.read(4) in tiff.MAGIC else image_files).opened(path) as picture:
+                yield picture
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise Mistake(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from None
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
-    """An image [H, W, C] as stored; raises Mistake if it cannot be decoded, or holds NaN or infinity."""
-    with _opened(path) as (image, mode):
-        array = np.asarray(image if mode in (image.mode, "I;16") else image.convert(mode))
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise Mistake("NaN or infinity")
-    array = array.astype(array.dtype.newbyteorder("="))
-    return array if array.ndim == 3 else array[..., None]
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[Image.Image, str]]:
-    """An image of one page, not yet decoded, and its mode, one of MODES; all that goes wrong is a ValueError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, or a file that then fails
-            with Image.open(path) as image:
-                if (pages := getattr(image, "n_frames", 1)) != 1:
-                    raise Mistake(f"{pages} pages")
-                yield image, "I;16" if image.mode.startswith("I;16") else image.mode if image.mode in MODES else "RGB"
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise Mistake(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}") from None
+    """An image [H, W, C] in this machine's byte order; raises Mistake if it cannot be decoded or is not finite."""
+    with _opened(path) as picture:
+        image = picture.read()
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise Mistake("NaN or infinity")
+    return image.astype(image.dtype.newbyteorder("="))

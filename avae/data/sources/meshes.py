@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avae.data.sources import walk as tree
+from avae.data.sources import walk
+from avae.data.sources.stacks import fitting
 from avae.data.sources.walk import PARTS, File, some
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
@@ -37,9 +38,9 @@ def stand(voxels: np.ndarray) -> np.ndarray:
     return voxels[..., ::-1, ::-1].swapaxes(-1, -3)
 
 
-def find(root: pathlib.Path) -> list[File]:
+def find(root: pathlib.Path, *, quiet: bool = False) -> list[File]:
     """The meshes below `root`: see `avae.data.sources.walk.find`."""
-    return tree.find(root, SUFFIXES, "meshes")
+    return walk.find(root, SUFFIXES, "meshes", quiet=quiet)
 
 
 def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
@@ -136,7 +137,7 @@ def _check_enough(
     if not split and wanted["train"] + wanted["test"] > usable["train"]:
         raise Mistake(
             f"data: expected n_train + n_test of at most the {usable['train']} usable meshes of {root}, got "
-            f"{wanted['train']} + {wanted['test']}{why}"
+            f"{wanted['train']} + {wanted['test']}{fitting(wanted['train'], wanted['test'], usable['train'])}{why}"
         )
 
 

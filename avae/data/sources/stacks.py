@@ -1,6 +1,8 @@
 """Stacks of examples as they are stored, in memory or on disk, and rows of them as float32 when asked for."""
 
+import functools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -45,6 +47,28 @@ def halves(
     return train, test
 
 
+def zero_one(train: Stack, test: Stack) -> tuple[Stack, Stack]:
+    """The stacks; as bools, with a line on standard error, where their 8-bit values are 0 and 1 alone: masks, voxels.
+
+    A file is gone through once, up to the first value above 1.
+    """
+    stacks = [stack for stack in (train, test) if stack.images.dtype == np.uint8]
+    if not stacks or any(part.max() > 1 for stack in stacks for part in _parts(stack.images)):
+        return train, test
+    print(f"{train.what.removeprefix('train ')}: 8-bit values of 0 and 1 alone are taken as 0 and 1", file=sys.stderr)
+    bits = [
+        stack._replace(images=stack.images.view(bool)) if stack.images.dtype == np.uint8 else stack
+        for stack in (train, test)
+    ]
+    return bits[0], bits[0] if train is test else bits[1]
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """A stack, a bounded number at a time."""
+    size = max(1, CHUNK // math.prod(images.shape[1:]))
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
 class Rows:
     """Some examples of a stack [N, *space, C]: `rows[index]` reads those, from disk if need be, as float32.
 
@@ -67,7 +91,13 @@ class Rows:
         return self[:].astype(dtype or np.float32, copy=False)
 
     def range(self) -> tuple[float, float]:
-        """The least and the largest value of all of them."""
+        """The least and the largest value of all of them; 0 and 1 without a look where they cannot be others."""
+        if self._stack.scale is real and self._stack.images.dtype.kind != "f":
+            return 0.0, 1.0
+        return self._range
+
+    @functools.cached_property
+    def _range(self) -> tuple[float, float]:
         ranges = [(images.min(), images.max()) for images in map(self._stack.scale, self._chunks())]
         return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
 
@@ -103,16 +133,30 @@ def draw(train: Stack, test: Stack, n_train: int, n_test: int, seed: int | None)
     n = len(train.images)
     if train is test:
         if n_train + n_test > n:
-            raise Mistake(f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}")
+            raise Mistake(
+                f"data: expected n_train + n_test of at most the {n} {train.what}, got {n_train} + {n_test}"
+                + fitting(n_train, n_test, n)
+            )
         order = np.random.default_rng(seed).permutation(n)
         return order[n_test : n_test + n_train], order[:n_test]
     rows = []
     for field, stack, wanted in (("n_train", train, n_train), ("n_test", test, n_test)):
         n = len(stack.images)
         if wanted > n:
-            raise Mistake(f"data.{field}: expected at most the {n} {stack.what}, got {wanted}")
+            raise Mistake(
+                f"data.{field}: expected at most the {n} {stack.what}, got {wanted}; "
+                f"--config.data.{field}={n} takes all"
+            )
         rows.append((np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n))[:wanted])
     return rows[0], rows[1]
+
+
+def fitting(n_train: int, n_test: int, n: int) -> str:
+    """The flags that divide `n` examples as `n_train` and `n_test` would, for the end of a message."""
+    if n < 2:
+        return ""
+    test = min(max(1, round(n * n_test / (n_train + n_test))), n - 1)
+    return f"; --config.data.n_train={n - test} --config.data.n_test={test} takes all"
 
 
 def index(train: Stack, test: Stack) -> tuple[tuple[str, ...], list[np.ndarray]]:
@@ -121,9 +165,9 @@ def index(train: Stack, test: Stack) -> tuple[tuple[str, ...], list[np.ndarray]]
     There are no names where the test examples, which are measured, have no labels.
     """
     given = [stack.labels for stack in (train, test) if stack.labels is not None]
-    given = [labels.astype(str) if labels.dtype.kind == "S" else labels for labels in given]
-    if len({labels.dtype.kind == "U" for labels in given}) > 1:
-        given = [labels.astype(str) for labels in given]
+    given = [np.char.decode(x, "utf-8", "backslashreplace") if x.dtype.kind == "S" else x for x in given]
+    if len({x.dtype.kind == "U" for x in given}) > 1 or (given and np.result_type(*given).kind == "f"):
+        given = [labels.astype(str) for labels in given]  # names and numbers, or numbers that no integer holds
     names = np.unique(np.concatenate(given)) if given else np.zeros(0, str)
     indices = iter(np.searchsorted(names, labels).astype(np.int32) for labels in given)
     parts = [

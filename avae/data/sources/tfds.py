@@ -18,6 +18,7 @@ from absl import logging
 
 from avae.data.sources import cache
 from avae.data.sources.stacks import Stack, halves
+from avae.data.sources.walk import expanded
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
@@ -54,7 +55,7 @@ def read(name: str) -> tuple[Stack, Stack]:
 
 def data_dir() -> pathlib.Path:
     """The folder of prepared sets: that in the environment variable TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _builder(name: str) -> Any:

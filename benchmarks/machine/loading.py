@@ -1,6 +1,7 @@
 """Loading: time to prepare a set, images a second from the cache, and memory over many steps.
 
-    python benchmarks/loading.py --images=path/to/mnist.npz                # 60,000 images of 28x28, 10,000 steps
+    # 60,000 images of 28x28, 10,000 steps
+    PYTHONPATH=benchmarks python benchmarks/machine/loading.py --images=path/to/mnist.npz
 
 The archive holds x_train [N, H, W] and y_train [N], uint8. Its images are written as gzipped idx files, as MNIST is
 published; "prepare" is all that turns those into a set that trains: packing into TFDS records, as by

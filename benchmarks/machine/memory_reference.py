@@ -1,7 +1,7 @@
 """Peak memory of `avae.align` against the PyTorch reference: the same weights and images, each in a process of its own.
 
     pip install -e '.[bench]'
-    python benchmarks/memory_reference.py                     # MLP 28x28, batches of 64 and 512; Linux
+    PYTHONPATH=benchmarks python benchmarks/machine/memory_reference.py  # MLP 28x28, batches of 64 and 512; Linux
 
 Each process imports, makes its weights and searches one image, compiles where it has to, and gives free memory back.
 What is resident then is the base; the peak during one search of the whole batch, above it, is the row. PyTorch is given

@@ -1,6 +1,6 @@
 """Loss against cost: every search that `benchmarks/align.py` has timed, as one figure.
 
-    python benchmarks/presets.py                              # from benchmarks/results to docs/images/presets.png
+    PYTHONPATH=benchmarks python benchmarks/machine/presets.py  # from benchmarks/results to docs/images/presets.png
 
 One panel for each result given, by default the MLP's and the convolutional VAE's. A search that is lower and further to
 the left is better in both respects.

@@ -12,7 +12,7 @@ from unittest import mock
 
 import jax
 
-from avae.runtime import parts as memory
+from avae.runtime import parts
 from avae.settings import Search
 
 Count = dict[str, float]
@@ -32,14 +32,12 @@ def said(compiled: Any) -> Count:
 
 def of_search(count: Callable[[Search], Count], search: Search) -> Count:
     """What `count` says of a computation with this search in it, all turns of all loops counted."""
-    together = max(search.n_starts, search.n_full + 1, search.top_k * max(1, search.n_local))
-    whole = dataclasses.replace(search, chunk=together, memory=2**60)
-    none, one = (count(dataclasses.replace(whole, n_steps=steps)) for steps in (0, 1))
+    none, one = (count(dataclasses.replace(search, n_steps=steps)) for steps in (0, 1))
     if search.n_steps == 0:
         return none
     return one | {name: none[name] + search.n_steps * (one[name] - none[name]) for name in ("flops", "bytes")}
 
 
 def in_one_part() -> Any:
-    """A context in which a batch is not cut into parts that stay in a CPU's cache."""
-    return mock.patch.object(memory, "CACHE", 2**60)
+    """A context in which nothing is cut into parts that stay in a CPU's cache."""
+    return mock.patch.multiple(parts, CACHE=2**60, LEAST=2**30, budget=lambda: 2**60)

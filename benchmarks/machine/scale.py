@@ -1,6 +1,6 @@
 """What a training step computes and what it sends, read off the compiled step; and a model of runs on many devices.
 
-python benchmarks/scale.py --config=configs/rot_mnist.py [--devices=8] [--flops=... --memory=... --network=...]
+PYTHONPATH=benchmarks python benchmarks/machine/scale.py --config=configs/rot_mnist.py [--devices=8 --flops=...]
 
 Counts come from the compiler (`cost_analysis` of one device's share of the step, and its all-reduce in the text of the
 compiled step, on fake CPU devices). Peaks of the accelerator are what you give: floating-point operations, bytes of
@@ -37,7 +37,7 @@ SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 def counts(path: str, n: int, per_device: int) -> dict[str, float]:
     """Operations and bytes of memory traffic of one device's step, bytes of its all-reduce, number of weights.
 
-    Loops are counted as `benchmarks/counts.py` says.
+    Loops are counted as `benchmarks/machine/counts.py` says.
     """
     spec = importlib.util.spec_from_file_location("config", path)
     if spec is None or spec.loader is None:

@@ -1,6 +1,7 @@
 """Peak memory of `avae.align` on batches that do not fit its budget whole, and so go through in parts.
 
-    python benchmarks/memory.py            # 64 volumes of 48^3 and 1,024 images of 128x128, default budget (2 GiB)
+    # 64 volumes of 48^3 and 1,024 images of 128x128, default budget (2 GiB)
+    PYTHONPATH=benchmarks python benchmarks/machine/memory.py
 
 Every case runs in a process of its own; its peak is that of the process's resident memory less what was resident just
 before the call: so it holds arguments' copies, results, and what the compiler takes. Results go to `--out`.
@@ -17,12 +18,13 @@ from protocol import flags, save
 
 import avae
 from avae.report.page import environment
+from avae.runtime.parts import budget
 
 CASES = {
     "64 volumes of 48^3, rotation3d": (64, (48, 48, 48, 1), avae.Rotation3D()),
     "1,024 images of 128x128, rotation": (1024, (128, 128, 1), avae.Rotation()),
 }
-BUDGET = avae.Search().budget
+BUDGET = budget()
 UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
 
 

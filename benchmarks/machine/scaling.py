@@ -1,7 +1,7 @@
 """How the cost of `avae.align` grows with starts, batch size, image side and dimension of the group.
 
-    python benchmarks/scaling.py                              # all sweeps
-    python benchmarks/scaling.py --sweep starts batch         # some of them
+    PYTHONPATH=benchmarks python benchmarks/machine/scaling.py  # all sweeps
+    PYTHONPATH=benchmarks python benchmarks/machine/scaling.py --sweep starts batch  # some of them
 
 Each sweep changes one number and leaves the rest: 64 images of 28x28, rotations, 32 starts of which two are looked
 around four times and refined by four Gauss-Newton steps. Weights and images are random: times are right, losses are
@@ -24,7 +24,7 @@ import avae
 from avae.report.page import environment
 from avae.transforms import FAMILIES
 
-SEARCH = avae.Search(n_starts=32, top_k=2, n_local=4, n_steps=4)
+SEARCH = avae.Search(n_starts=32, top_k=2, n_local=(4,), n_steps=4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """How near each stage of the search comes to what the machine can do, and the coarse stage to plain forward passes.
 
-    python benchmarks/roofline.py                             # MLP 28x28, the default search
-    python benchmarks/roofline.py --network conv --side 40 --batch 16
+    PYTHONPATH=benchmarks python benchmarks/machine/roofline.py  # MLP 28x28, the default search
+    PYTHONPATH=benchmarks python benchmarks/machine/roofline.py --network conv --side 40 --batch 16
 
 The stages of `avae.align` are timed one by one, in turns, on random images with fresh weights: times are right, losses
-are not. Operations and bytes of each are the compiler's (`benchmarks/counts.py`). Peaks are measured in the same
+are not. Operations and bytes of each are the compiler's (`counts.py`). Peaks are measured in the same
 process: operations by a product of two large float32 matrices, bytes by a sum of two large arrays. The roofline is the
 lower of the two bounds, min(operations/s, bytes/s x operations per byte); "share" is how much of it is reached. Bytes
 that pass from kernel to kernel within a cache are faster than the memory is, so that a share can be above 100 %.
@@ -24,19 +24,19 @@ import counts
 import jax
 import jax.numpy as jnp
 import numpy as np
-from align import describe_search, fresh, n_refined
-from jax import Array, lax
+from align import describe_search, fresh
+from jax import Array
 from protocol import facts, flags, in_turns, save
 
 import avae
-from avae.align import keep_best, look_around, n_cells, score_starts, search_batch
+from avae.align import look_around, refine_all, score as score_starts, search_one, top_k
 from avae.objective import pose_loss
 from avae.report.page import environment
 from avae.runtime.parts import in_parts
-from avae.settings import Search
-from avae.solvers import refine
+from avae.settings import Search, plan
+from avae.solvers import Poses
 
-COARSE = Search(n_starts=32, top_k=1, n_local=0, n_steps=0)
+COARSE = Search(n_starts=32, top_k=1, n_local=(), n_refined=1, n_steps=0)
 MATRIX, ARRAY = 3072, 2**26  # sides and entries of what measures the peaks
 Stage = Callable[[avae.Params, Array, Search], Any]  # of one example
 
@@ -45,28 +45,23 @@ def score(params: avae.Params, x: Array, search: Search) -> Any:
     """Starts -> scores -> top k."""
     transform = params.model.transform
     loss_fn, starts = pose_loss(params, transform), transform.starts(search.n_starts, None)
-    return keep_best(loss_fn, x, starts, score_starts(loss_fn, x, starts, search), search)
+    return top_k(loss_fn, x, score_starts(loss_fn, x, starts), search.top_k, rescored=False)
 
 
 def look(params: avae.Params, x: Array, search: Search) -> Any:
     """Poses tried around each of the top k starts, here the first ones."""
     transform = params.model.transform
     loss_fn, starts = pose_loss(params, transform), transform.starts(search.n_starts, None)
-    cells = n_cells(loss_fn, starts, search)
-
-    def around(start: Array) -> Any:
-        return look_around(loss_fn, x, start, jnp.zeros(()), transform, search, cells)
-
-    together = max(1, search.chunk // max(1, search.n_local))
-    return lax.map(around, starts[: search.top_k], batch_size=together)
+    kept = Poses(starts[: search.top_k], jnp.zeros(search.top_k), jnp.arange(search.top_k))
+    return look_around(loss_fn, x, kept, transform, search.n_local, len(starts))
 
 
 def descend(params: avae.Params, x: Array, search: Search) -> Any:
     """Refinement of as many starts as the search refines."""
     transform = params.model.transform
     loss_fn = pose_loss(params, transform)
-    starts = transform.starts(search.n_starts, None)[: n_refined(search)]
-    return lax.map(lambda start: refine(loss_fn, x, start, transform, search), starts, batch_size=search.chunk)
+    starts = transform.starts(search.n_starts, None)[: search.n_refined]
+    return refine_all(loss_fn, x, Poses(starts, starts[:, 0], jnp.arange(len(starts))), transform, search)
 
 
 STAGES: dict[str, Stage] = {"coarse stage": score, "look around": look, "refinement": descend}
@@ -75,7 +70,7 @@ STAGES: dict[str, Stage] = {"coarse stage": score, "look around": look, "refinem
 @functools.partial(jax.jit, static_argnames=("stage", "search"))
 def staged(stage: Stage, params: avae.Params, x: Array, search: Search) -> Any:
     """A stage for a batch [B, *space, C], in parts, as the search goes."""
-    return in_parts(lambda x: stage(params, x, search), x, search.budget)
+    return in_parts(lambda x: stage(params, x, search), x)
 
 
 @jax.jit
@@ -87,7 +82,8 @@ def forward(params: avae.Params, x: Array) -> Array:
 def searched(params: avae.Params, x: Array, search: Search) -> Any:
     """The search alone: `avae.align` without what it says of the pose it found."""
     transform = params.model.transform
-    return search_batch(pose_loss(params, transform), x, transform, None, search)
+    loss, starts = pose_loss(params, transform), transform.starts(search.n_starts, None)
+    return in_parts(lambda x: search_one(loss, x, starts, transform, search), x)
 
 
 def count_stages(params: avae.Params, x: Array, search: Search) -> dict[str, counts.Count]:
@@ -206,7 +202,7 @@ def main() -> None:
     args = parser.parse_args()
     params = fresh(args.network, args.side)
     x = jnp.asarray(np.random.default_rng(0).random((args.batch, args.side, args.side, 1), np.float32))
-    search = params.model.settings()
+    search = plan(params.model).search
     result = {
         "environment": environment(),
         "network": args.network,
