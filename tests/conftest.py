@@ -16,9 +16,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Quick tests compile quickly, for most of their programs run once; slow ones run long, and compile as usual."""
-    if config.option.markexpr == "not slow":
+    """Quick tests compile quickly, for most of their programs run once; slow ones run long, and compile as usual.
+
+    What one test, worker or process compiles, the others need not, nor does the next run: the cache is pytest's own.
+    """
+    if config.option.markexpr != "slow":
         os.environ.setdefault("XLA_FLAGS", QUICK)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture
@@ -35,17 +42,9 @@ def cache_of_its_own(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Environment of processes that are started one after another: what one compiles, the next need not.
-
-    And it is compiled quickly: such a process compiles for longer than it runs.
-    """
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    return {
-        "JAX_COMPILATION_CACHE_DIR": folder,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": QUICK,
-    }
+def compiled():
+    """Environment of the processes that tests start: they compile quickly, for longer than they run."""
+    return {"XLA_FLAGS": QUICK}
 
 
 @pytest.fixture(scope="session")

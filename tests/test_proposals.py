@@ -10,7 +10,7 @@ import pytest
 
 import avae
 from avae.inference.pose_proposal import Modes, around_modes, distinct_modes, draw, log_density, mixture, spaced
-from avae.transforms.factors import Rotations
+from avae.transforms.quaternions import Rotations
 
 FAMILIES = [avae.Rotation(), avae.Affine(), avae.Rotation3D(), avae.Rigid3D(), avae.CubeRotations()]
 

@@ -1,12 +1,13 @@
 """Likelihoods: how the decoder's raw output explains pixels.
 
 A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
-whole VAE, of which it may own some (`init`).
+whole VAE, of which it may own some (`init`). Its class attribute `normalised` says whether exp(log_prob) adds up to 1
+over all images: only then is there a bound on log p(x).
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class Bernoulli:
     """
 
     floor: float = 1e-4
+
+    normalised: ClassVar[bool] = True  # over binary images
 
     def __post_init__(self) -> None:
         if not 0 < self.floor < 0.5:
@@ -53,9 +56,9 @@ class Bernoulli:
         return total(x * logits - jax.nn.softplus(logits))
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
-        """Fisher information of each pixel's mean: 1 / m (1 - m)."""
-        mean = jnp.clip(mean, self.floor, 1 - self.floor)
-        return 1 / (mean * (1 - mean))
+        """Fisher information of each pixel's mean: 1 / m (1 - m); 0 where the clamp makes the likelihood flat."""
+        clamped = jnp.clip(mean, self.floor, 1 - self.floor)
+        return jnp.where(mean == clamped, 1 / (clamped * (1 - clamped)), 0.0)
 
     def check(self, x: Any) -> str | None:
         """What is wrong with concrete images `x` under this likelihood, or None."""
@@ -75,6 +78,8 @@ class Gaussian:
     """
 
     scale: float | None = None
+
+    normalised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
@@ -126,6 +131,8 @@ class PaperLoss:
 
     centre: float = 0.1307
     spread: float = 0.3081
+
+    normalised: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.spread > 0:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from avae.inference.posterior import PosePosterior
 from avae.report.figures import DPI, FAINT, INK, MUTED, WIDTH
 from avae.report.pictures import render
-from avae.transforms.factors import Box, Circle, Elements, Rotations
+from avae.transforms.factors import Box, Circle, Elements
+from avae.transforms.quaternions import Rotations
 
 DENSITY, MODE = "#56B4E9", "#D55E00"
 MAX_RINGS, MAX_ROWS = 12, 6

@@ -38,12 +38,13 @@ class Transform:
 
     def __post_init__(self) -> None:
         """Raises Mistake for a range that is empty, or that no pose of real data needs."""
-        for field in dataclasses.fields(self):
-            low, high, unit = RANGES.get(field.name, (-math.inf, math.inf, ""))
-            value = getattr(self, field.name)
-            if not low < value <= high:
-                name = type(self).__name__.lower()
-                raise Mistake(f"{name} expects {low} < {field.name} <= {high} {unit}, got {value}")
+        for name in (field.name for field in dataclasses.fields(self) if field.name in RANGES):
+            low, high, unit = RANGES[name]
+            value = getattr(self, name)
+            numbers = np.asarray(value)
+            if numbers.dtype.kind not in "iuf" or not np.all((low < numbers) & (numbers <= high)):
+                family = type(self).__name__.lower()
+                raise Mistake(f"{family} expects {low} < {name} <= {high} {unit}, got {value!r}")
 
     @property
     def factors(self) -> tuple[Any, ...]:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from avae.transforms.factors import Box, Elements, Rotations, rotation_matrix
+from avae.transforms.factors import Box, Elements
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
+from avae.transforms.quaternions import Rotations, rotation_matrix
 from avae.transforms.warp import product
 
 
