@@ -5,7 +5,6 @@ into an `Experiment`, and says in a sentence what is wrong with it.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,31 +17,16 @@ from avae.model import Model
 from avae.networks.pose_network import PoseNetwork
 from avae.networks.precision import PRECISIONS
 from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
-from avae.runtime.mistake import Mistake, at_least
+from avae.runtime.mistake import Mistake, at_least, suggestion
+from avae.runtime.nested import check_keys, merged, plain
 from avae.settings import Search
-from avae.solvers import Adam, GaussNewton
 from avae.transforms import FAMILIES, Transform
 from avae.transforms.frame import Frame
 
-TRANSFORM = {
-    "name": "rotation",
-    "max_angle": math.pi,
-    "max_shift": 0.2,
-    "max_scale": 1.5,
-    "max_shear": 0.5,
-}  # ranges, where a family has them
-SOLVERS: dict[str, Any] = {"gauss_newton": GaussNewton, "adam": Adam}
-SEARCH = {  # what a search is described by, and its types; None for what holds otherwise
-    "n_starts": int,
-    "twin": int,
-    "top_k": int,
-    "n_local": tuple,
-    "n_refined": int,
-    "n_steps": int,
-    "solver": str,
-    "damping": float,
-    "learning_rate": float,
-}
+TRANSFORM = {"name": "rotation", "max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
+# What a search is described by, and its types; None for what holds otherwise.
+SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps"), int)
+SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +149,7 @@ def default() -> ConfigDict:
     )
 
 
-def experiment(config: Mapping[str, Any]) -> Experiment:
+def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
     """The `Experiment` that a config describes.
 
     Raises:
@@ -173,7 +157,7 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     """
     given = plain(config)
     known = plain(default())
-    _check_keys("config", given, known)
+    check_keys("config", given, known)
     given = complete(given)
     train = dict(given["train"])
     search = train.pop("search")
@@ -200,21 +184,12 @@ def experiment(config: Mapping[str, Any]) -> Experiment:
     )
 
 
-def plain(config: Any) -> Any:
-    """A config as plain dicts, with tuples for lists (JSON knows no tuples)."""
-    if isinstance(config, ConfigDict):
-        config = config.to_dict()
-    if isinstance(config, Mapping):
-        return {key: plain(value) for key, value in config.items()}
-    return tuple(plain(value) for value in config) if isinstance(config, list | tuple) else config
-
-
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def complete(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """A plain config with a value for every search setting: what a run keeps on disk, so that it says all of it.
 
     Settings that the config does not have at all, being older than they are, take their defaults.
     """
-    given = _merged("config", plain(default()), config)
+    given = merged("config", plain(default()), plain(config))
     model = _model(given)
     search = _filled(given["search"], settings.plan(model).search)
     training = _filled(given["train"]["search"], settings.training(settings.of_family(model.transform)))
@@ -235,14 +210,6 @@ def _model(given: Mapping[str, Any]) -> Model:
     )
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as {"section.name": value}."""
-    flat = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _unset() -> dict[str, Any]:
     """The settings of a search without values, each with its type."""
     return {name: config_dict.placeholder(type_) for name, type_ in SEARCH.items()}
@@ -250,7 +217,7 @@ def _unset() -> dict[str, Any]:
 
 def _filled(given: Mapping[str, Any], default: Search) -> dict[str, Any]:
     """The settings of a search, with those of `default` for what is None."""
-    solver = {kind: name for name, kind in SOLVERS.items()}[type(default.solver)]
+    solver = {kind: name for name, kind in settings.SOLVERS.items()}[type(default.solver)]
     known = vars(default) | {"solver": solver} | vars(default.solver)
     return {name: known.get(name) if value is None else value for name, value in given.items()}
 
@@ -258,34 +225,8 @@ def _filled(given: Mapping[str, Any], default: Search) -> dict[str, Any]:
 def _search(section: str, given: Mapping[str, Any], default: Search) -> Search:
     """The search that a config describes, with `default` for what it leaves open."""
     filled = _filled(given, default)
-    solver = _choose(section, SOLVERS, filled | {"name": filled["solver"]}, "solver")
+    solver = _choose(section, settings.SOLVERS, filled | {"name": filled["solver"]}, "solver")
     return _build(Search, section, filled | {"solver": solver})
-
-
-def _merged(section: str, base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    """`base` with `changes`, section by section."""
-    if not isinstance(changes, Mapping):
-        raise Mistake(f"{section}: expected a section of settings, got {changes!r}")
-    merged = dict(base)
-    for key, value in changes.items():
-        inner = base.get(key)
-        merged[key] = _merged(f"{section}.{key}", inner, value) if isinstance(inner, Mapping) else value
-    return merged
-
-
-def _check_keys(section: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(known.keys() - given.keys()), sorted(given.keys() - known.keys())
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
-        raise Mistake(f"{section}: unknown setting {unknown[0]!r}{hint}")
-    if missing:
-        raise Mistake(f"{section}: missing setting(s) {', '.join(missing)}")
-    for key, value in known.items():
-        if isinstance(value, Mapping):
-            if not isinstance(given[key], Mapping):
-                raise Mistake(f"{section}.{key}: expected a section of settings, got {given[key]!r}")
-            _check_keys(f"{section}.{key}", given[key], value)
 
 
 def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
@@ -296,8 +237,7 @@ def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any
     """The named class, given those of the settings that it has and that are not None."""
     name = settings["name"]
     if name not in choices:
-        close = difflib.get_close_matches(str(name), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = suggestion(name, choices)
         raise Mistake(f"{section}.{what}: expected one of {', '.join(choices)}, got {name!r}{hint}")
     return _build(choices[name], section, settings)
 

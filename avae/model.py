@@ -1,6 +1,7 @@
 """What travels together: the weights, and the static description of everything that gives them meaning."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -111,6 +112,29 @@ class Model:
         return self.likelihood.mean(self.networks.decode(weights, z))
 
 
+class Beside(struct.PyTreeNode):
+    """Weights of any pytree, with those of a pose network beside them; it behaves as the pytree itself does."""
+
+    own: Any
+    pose_network: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.own[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """That of weights that can be called, as modules of some libraries can."""
+        return self.own(*args, **options)
+
+
 class Params(struct.PyTreeNode):
     """Weights (a pytree) with their static `model`; what every public function takes first.
 
@@ -138,9 +162,17 @@ class Params(struct.PyTreeNode):
             return self
         return self.replace(model=dataclasses.replace(self.model, networks=Cast(self.model.networks, dtype)))
 
+    @property
+    def pose_weights(self) -> Weights:
+        """The weights of the pose network."""
+        return self.weights.pose_network if isinstance(self.weights, Beside) else self.weights["pose_network"]
+
     def with_pose_network(self, weights: Weights) -> "Params":
         """The same VAE with these weights of the pose network."""
-        return self.replace(weights={**self.weights, "pose_network": weights})
+        if isinstance(self.weights, Mapping):
+            return self.replace(weights={**self.weights, "pose_network": weights})
+        own = self.weights.own if isinstance(self.weights, Beside) else self.weights
+        return self.replace(weights=Beside(own, weights))
 
     def __post_init__(self) -> None:
         if isinstance(self.model, Model):

@@ -177,7 +177,7 @@ def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key:
     if not plan.proposed:
         starts = family.starts(n, key)
         return starts, len(starts)
-    proposed = network.propose(params.weights["pose_network"], x, n - 1, family)
+    proposed = network.propose(params.pose_weights, x, n - 1, family)
     return jnp.concatenate([family.identity[None], proposed]), network.n_bins
 
 

@@ -1,11 +1,10 @@
 """Settings of the pose search: every default in one table, and which of them holds for a call."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from avae.runtime.mistake import Mistake, at_least
+from avae.runtime.mistake import Mistake, at_least, suggestion
 from avae.solvers import Adam, GaussNewton, Solver
 from avae.transforms import (
     Affine,
@@ -58,6 +57,7 @@ class Search:
             raise Mistake(f"search.solver: expected avae.GaussNewton() or avae.Adam(), got {self.solver!r}")
 
 
+SOLVERS: dict[str, Any] = {"gauss_newton": GaussNewton, "adam": Adam}
 PAPER = Search(n_starts=32, top_k=8, n_local=(), n_refined=8, n_steps=20, solver=Adam(0.03))
 
 # The default of each family. Behind each: how many of 500 poses of noise-free images it recovers
@@ -201,7 +201,6 @@ def updated(search: Search, changes: Mapping[str, Any]) -> Search:
     known = [field.name for field in dataclasses.fields(Search)]
     for name in changes:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise Mistake(f"search: unknown setting {name!r}; {hint}")
+            hint = suggestion(name, known, f"; known are {', '.join(known)}")
+            raise Mistake(f"search: unknown setting {name!r}{hint}")
     return dataclasses.replace(search, **changes)

@@ -18,8 +18,8 @@ from jax import Array
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import avae
-from avae.evaluation.losses import over_batches
 from avae.objective import predict
+from avae.runtime.batches import over_batches
 
 
 def draw(params: avae.Params, key: Array) -> tuple[Array, Array, Array]:

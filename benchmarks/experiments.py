@@ -13,8 +13,10 @@ pays for the pose, and the number of weights. A plain VAE is given twice as many
 """
 
 import argparse
+import functools
 import json
 import math
+import operator
 import pathlib
 import statistics
 import sys
@@ -25,11 +27,9 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import eval as evaluation
-import train
+from avae import run
 from avae.config import default, experiment
 from avae.report import figures
-from avae.report.tables import find
 
 LIGHT = {"evaluation.n_exhaustive": 1, "evaluation.n_angles": 32, "evaluation.n_curve": 1, "evaluation.curve_step": 180}
 PLAIN = {"train.search.enabled": False}
@@ -90,8 +90,8 @@ def measure(settings: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         config = default()
         config.update_from_flattened_dict(LIGHT | {"evaluation.baseline_epochs": 0} | settings)
-        train.fit_config(config, workdir)
-        evaluation.run(workdir)
+        run.fit_config(config, workdir)
+        run.report(workdir)
     return json.loads(path.read_text())
 
 
@@ -110,6 +110,11 @@ def weights_of(row: Row) -> int:
     config.update_from_flattened_dict(row.settings)
     shapes = jax.eval_shape(experiment(config).model.init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def find(run: Mapping[str, Any], path: str) -> Any:
+    """What stands in results.json at `path`, keys joined by dots."""
+    return functools.reduce(operator.getitem, path.split("."), run)
 
 
 def cell(values: Sequence[float]) -> str:

@@ -62,9 +62,9 @@ from avae.config import default, experiment
 from avae.data import dataset as data, sources
 from avae.report.figures import training_curve
 from avae.report.pictures import grid
-from avae.runtime.progress import read_metrics
-from avae.training.checkpoint import claim
 from avae.training.loop import fit
+from avae.training.run_folder import claim
+from avae.training.watch import read_metrics
 
 print(f"avae on {jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}")
 N_ALIGNED = 8  # images that are not trained on, but aligned and shown

@@ -30,7 +30,7 @@ SMALL = {
     "train.warmup_steps": 2,
     "train.search.n_starts": 8,
     "train.search.top_k": 1,
-    "train.search.n_local": 0,
+    "train.search.n_local": (),
     "train.search.n_steps": 1,
 }
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from avae.config import default, experiment
 from avae.runtime import devices
-from avae.training import checkpoint, loop, step as training
-from avae.training.signals import Interrupted
+from avae.training import checkpoint, loop, run_folder, step as training
+from avae.training.loop import Interrupted
 
 SMALL = {
     "data.n_train": 64,
@@ -51,7 +51,7 @@ def main(workdir, port, processes, process):
         return print(read(experiment(config), workdir))
     pause = float(os.environ.get("AVAE_SLOW", "0"))
     devices.take = lambda source, index: (time.sleep(pause), take(source, index))[1]
-    checkpoint.claim(workdir, config)
+    run_folder.claim(workdir, config)
     try:
         params = loop.fit(experiment(config), workdir)
     except Interrupted as stop:

@@ -18,7 +18,7 @@ from avae.inference.importance import log_mean
 from avae.networks.likelihoods import PaperLoss
 from avae.objective import batch_terms
 from avae.settings import plan
-from avae.training import checkpoint, loop
+from avae.training import loop, run_folder
 from avae.transforms.factors import Box
 
 GRID = np.linspace(-np.pi, np.pi, 720, endpoint=False, dtype=np.float32)[:, None]
@@ -318,7 +318,7 @@ def digits(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("digits")
     config = default()
     config.train.update(epochs=8, search_every=4)
-    checkpoint.claim(workdir, config)
+    run_folder.claim(workdir, config)
     params = loop.fit(experiment(config), workdir)
     return params, data.load(data.Data(n_train=16, n_test=128)).test.images
 

@@ -7,9 +7,11 @@ import pytest
 
 import avae
 from avae import settings
-from avae.config import SEARCH, complete, default, experiment, flatten, plain
+from avae.config import SEARCH, complete, default, experiment
+from avae.runtime.nested import flatten, plain
 from avae.settings import DEFAULTS, TWINS
-from avae.training import checkpoint
+from avae.training import run_folder
+from avae.training.versions import VERSION, migrate, removed
 from avae.transforms import FAMILIES
 
 SETTINGS = list(SEARCH)
@@ -141,21 +143,21 @@ def test_a_complete_config_describes_the_same_experiment():
 
 
 def test_the_values_are_kept_when_the_family_s_change(monkeypatch, tmp_path):
-    checkpoint.claim(tmp_path, default())
+    run_folder.claim(tmp_path, default())
     before = TWINS[avae.Rotation]
     monkeypatch.setitem(TWINS, avae.Rotation, avae.Search(n_starts=99))
-    assert checkpoint.load_experiment(tmp_path).model.search == before
+    assert run_folder.load_experiment(tmp_path).model.search == before
     assert experiment(default()).model.search.n_starts == 99
 
 
 def test_claim_writes_values(tmp_path):
-    checkpoint.claim(tmp_path, changed(search__n_starts=16))
+    run_folder.claim(tmp_path, changed(search__n_starts=16))
     config = written(tmp_path)
     assert config["search"]["n_starts"] == 16
     assert config["search"]["top_k"] == TWINS[avae.Rotation].top_k
     assert config["train"]["search"]["n_steps"] == 3
     assert all(config["search"][name] is not None for name in SETTINGS if name != "learning_rate")
-    assert checkpoint.load_experiment(tmp_path) == experiment(changed(search__n_starts=16))
+    assert run_folder.load_experiment(tmp_path) == experiment(changed(search__n_starts=16))
 
 
 def old_config(*missing):
@@ -185,9 +187,9 @@ def old_config(*missing):
 )
 def test_older_configs_take_defaults_for_what_they_lack(missing, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old_config(*missing)))
-    assert checkpoint.load_experiment(tmp_path) == experiment(default())
-    checkpoint.claim(tmp_path, default())  # it is the same run
-    assert written(tmp_path) == json.loads(json.dumps(complete(plain(default()))))
+    assert run_folder.load_experiment(tmp_path) == experiment(default())
+    run_folder.claim(tmp_path, default())  # it is the same run
+    assert written(tmp_path) == json.loads(json.dumps({"version": VERSION} | complete(default())))
 
 
 def test_older_configs_keep_what_they_say():
@@ -199,16 +201,51 @@ def test_older_configs_keep_what_they_say():
 
 
 def test_search_settings_may_change_but_those_of_training_and_the_frame_may_not(tmp_path):
-    checkpoint.claim(tmp_path, default())
-    checkpoint.claim(tmp_path, changed(search__n_starts=16))
+    run_folder.claim(tmp_path, default())
+    run_folder.claim(tmp_path, changed(search__n_starts=16))
     assert written(tmp_path)["search"]["n_starts"] == 16
     message = r"train.search.n_starts: 32 there, 16 here"
     with pytest.raises(ValueError, match=message):
-        checkpoint.claim(tmp_path, changed(train__search__n_starts=16))
+        run_folder.claim(tmp_path, changed(train__search__n_starts=16))
     with pytest.raises(ValueError, match=r"frame.margin: 0 there, 2 here"):
-        checkpoint.claim(tmp_path, changed(frame__margin=2))
+        run_folder.claim(tmp_path, changed(frame__margin=2))
     with pytest.raises(ValueError, match=r"transform.name: 'rotation' there, 'rigid' here"):
-        checkpoint.claim(tmp_path, changed(transform__name="rigid"))
+        run_folder.claim(tmp_path, changed(transform__name="rigid"))
+
+
+def test_a_setting_that_no_longer_exists_does_not_keep_a_run_from_being_read(tmp_path):
+    config = old_config()
+    config["train"]["beta_start"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run_folder.load_experiment(tmp_path) == experiment(default())
+    run_folder.claim(tmp_path, default())
+    assert "beta_start" not in written(tmp_path)["train"]
+
+
+def test_a_run_whose_training_had_what_no_longer_exists_is_read_but_not_trained_on(tmp_path):
+    config = old_config()
+    config["train"]["beta_start"] = 8.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run_folder.load_experiment(tmp_path) == experiment(default())
+    with pytest.raises(avae.Mistake, match=r"another config \(train.beta_start: 8.0 there, None here\)"):
+        run_folder.claim(tmp_path, default())
+    assert written(tmp_path)["train"]["beta_start"] == 8.0
+
+
+def test_migration_changes_nothing_in_a_config_of_today():
+    config = complete(default())
+    assert migrate({"version": VERSION} | config) == config
+    assert removed(config) == {}
+    before = json.dumps(config)
+    migrate(config)
+    assert json.dumps(config) == before
+
+
+@pytest.mark.parametrize("version", [VERSION + 1, "two"])
+def test_a_config_of_a_newer_version_is_a_sentence(version, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"version": version, "nonsense": {}}))
+    with pytest.raises(avae.Mistake, match=f"config.version: expected at most {VERSION}, .*a newer avae wrote this"):
+        run_folder.load_experiment(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,4 +262,4 @@ def test_search_settings_may_change_but_those_of_training_and_the_frame_may_not(
 def test_a_damaged_config_is_a_sentence(content, message, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        checkpoint.load_experiment(tmp_path)
+        run_folder.load_experiment(tmp_path)

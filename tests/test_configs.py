@@ -8,7 +8,7 @@ import pytest
 from test_train import ROOT
 
 import avae
-import train
+from avae import run
 from avae.config import experiment
 
 SHORT = {
@@ -60,7 +60,7 @@ def test_every_config_is_an_experiment(path):
     ids=["cube_rotations", "rotation3d", "affine"],
 )
 def test_short_runs_end_in_a_report(tmp_path, name, changes):
-    train.run(config_of(name, **SHORT, **changes), tmp_path)
+    run.run(config_of(name, **SHORT, **changes), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     for way in ("search", "no_search"):
         assert np.isfinite([value["mean"] for value in results["loss"]["avae"][way].values()]).all()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import avae
-from avae.config import default, experiment, plain
+from avae.config import default, experiment
 from avae.data import dataset as data, posing
 from avae.data.dataset import Data
+from avae.runtime.nested import plain
 from avae.training import step as training
 
 FURNITURE = Data(name="furniture", transform=avae.Rotation3D(), n_train=5, n_test=3)

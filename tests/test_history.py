@@ -7,11 +7,13 @@ import pytest
 from test_train import fit, tiny
 
 import avae
-import eval as evaluation
+from avae.config import experiment
 from avae.data import dataset as data
 from avae.evaluation import history, metrics
 from avae.report.figures import orientation_strip
+from avae.run import draw_history
 from avae.training import checkpoint
+from avae.training.run_folder import load_experiment
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_orientations_are_those_of_align_at_each_checkpoint(run):
     params, workdir = run
     found = history.history(workdir, n_images=24, n_rows=3)
     np.testing.assert_allclose(list(found.rotations), [7 / 8, 14 / 8, 5])
-    test = data.load(checkpoint.load_experiment(workdir).data).test
+    test = data.load(load_experiment(workdir).data).test
     alpha = avae.align(params, test.images).alpha
     expected = metrics.net_rotation(avae.Rotation(), alpha, test.poses)
     np.testing.assert_allclose(found.rotations[5.0], expected, atol=1e-5)
@@ -42,7 +44,7 @@ def test_orientations_are_those_of_align_at_each_checkpoint(run):
 
 
 def test_eval_draws_the_strip(run, capsys):
-    path = evaluation.draw_history(run[1])
+    path = draw_history(run[1])
     assert capsys.readouterr().out.endswith(f"history: {path}\n")
     assert path.stat().st_size > 10_000
 
@@ -57,13 +59,13 @@ def test_a_row_for_each_epoch_and_a_column_for_each_class():
 
 
 def test_one_checkpoint_is_no_history(tmp_path, monkeypatch):
-    described = checkpoint.experiment(tiny())
-    monkeypatch.setattr(history, "load_experiment", lambda _: described)
+    described = experiment(tiny())
+    monkeypatch.setattr(history, "load_experiment", lambda *_: described)
     monkeypatch.setattr(history, "load_all", lambda _: iter([(1, None)]))
     with pytest.raises(ValueError, match="expected at least two checkpoints, got 1"):
         history.history(tmp_path)
     np.save(tmp_path / "stack.npy", np.zeros((300, 28, 28, 1), np.float32))
     unlabelled = dataclasses.replace(described.data, name=str(tmp_path / "stack.npy"))
-    monkeypatch.setattr(history, "load_experiment", lambda _: dataclasses.replace(described, data=unlabelled))
+    monkeypatch.setattr(history, "load_experiment", lambda *_: dataclasses.replace(described, data=unlabelled))
     with pytest.raises(ValueError, match="expected data with labels"):
         history.history(tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from avae.runtime import devices
-from avae.runtime.progress import read_metrics
+from avae.training.watch import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -129,6 +129,20 @@ def test_a_checkpoint_that_one_of_two_cannot_read_is_passed_over_by_both(alone, 
 def test_processes_that_cannot_find_each_other_are_a_sentence(given, message):
     with pytest.raises(ValueError, match=message):
         devices.join(*given)
+
+
+def test_where_the_first_process_cannot_go_on_no_other_does(monkeypatch):
+    called = []
+    devices.in_first_process(lambda: called.append(1))
+    assert called == [1]
+    with pytest.raises(ZeroDivisionError):
+        devices.in_first_process(lambda: 1 / 0)
+    monkeypatch.setattr(devices, "first_process", lambda: False)
+    devices.in_first_process(lambda: called.append(2))
+    assert called == [1]
+    monkeypatch.setattr(devices, "all_agree", lambda ok: False)  # as the first says
+    with pytest.raises(devices.Mistake, match="the first process could not go on; its message says why"):
+        devices.in_first_process(lambda: called.append(3))
 
 
 def test_numbers_in_the_environment_are_checked(monkeypatch):

@@ -38,15 +38,29 @@ def test_tensorboard_is_written_where_it_is_installed_and_not_missed_where_it_is
     assert logs.read_metrics(tmp_path / "without") == [{"step": 1, "loss": 1.0}]
 
 
-def test_lines_with_time_to_go_where_there_is_no_terminal(monkeypatch):
+@pytest.mark.parametrize("stopped", [5, 6])
+def test_lines_with_time_to_go_where_there_is_no_terminal(monkeypatch, stopped):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with logs.Progress("work", 6, unit="image", every=2) as progress:
-        for _ in range(6):
+        progress.say("a line")
+        for _ in range(stopped):
             progress.advance(note="fine")
-    lines = sys.stderr.getvalue().splitlines()
-    assert lines[0] == "work: 6 of 6 images to go"
-    assert lines[1] == "work: 1/6 images | fine"  # no time to go yet: the first unit holds the compilation
-    assert lines[2:] == [f"work: {done}/6 images, 0:00 left | fine" for done in (2, 4, 6)]
+    written = sys.stderr.getvalue()
+    assert "\r" not in written
+    lines = written.splitlines()
+    assert lines[:2] == ["work: 0/6 images, ? left", "a line"]
+    assert lines[2:4] == [f"work: {done}/6 images, 00:00 left, fine" for done in (2, 4)]
+    assert lines[4].startswith(f"work: {stopped}/6 images")
+    assert len(lines) == 5
+
+
+def test_processes_but_the_first_say_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(logs, "first_process", lambda: False)
+    with logs.Progress("work", 2, done=1, every=1) as progress:
+        progress.say("a line")
+        progress.advance(note="fine")
+    assert sys.stderr.getvalue() == ""
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
@@ -63,6 +77,13 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert "a line" in sys.stderr.getvalue()
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3661, "1:01:01")])
-def test_clock(seconds, shown):
-    assert logs._clock(seconds) == shown
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("ascii", "1 +- 2 ?: ???\n"), ("latin-1", "1 ± 2 ?: ???\n"), ("utf-8", "1 ± 2 ?: 数据集\n")],
+)
+def test_any_text_is_printed_in_any_encoding(encoding, expected):
+    text = "1 ± 2 \udcff: 数据集"  # the second is a byte of a path that is no UTF-8
+    stream = io.TextIOWrapper(raw := io.BytesIO(), encoding=encoding)
+    logs.say(text, stream)
+    printed = raw.getvalue().decode(encoding)
+    assert printed == expected

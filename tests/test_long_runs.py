@@ -20,11 +20,9 @@ from test_train import ROOT, fit
 import avae
 from avae.config import default, experiment
 from avae.networks import precision
-from avae.runtime import progress as logs
-from avae.runtime.progress import read_metrics
 from avae.training import checkpoint, loop, step as training
-from avae.training.signals import Interrupted, stop_signal
-from avae.training.watch import Watch
+from avae.training.loop import Interrupted, stop_signal
+from avae.training.watch import Watch, Writer, read_metrics
 
 TINY = {
     "data.n_train": 64,
@@ -113,7 +111,7 @@ def test_a_full_disk_is_a_sentence_and_the_last_good_state_is_kept(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert re.search(
-        r"OSError: checkpoint 8 could not be written \(.+\); the last good one, of step 4, is kept", done.stderr
+        r"NotSaved: checkpoint 8 could not be written \(.+\); the last good one, of step 4, is kept", done.stderr
     )
     assert steps_saved(tmp_path) == [4]
     again = fit(tiny(), tmp_path)
@@ -232,7 +230,7 @@ def test_a_row_says_how_fast_and_what_was_waited_for(tmp_path, capsys):
 def test_device_memory_is_said_where_the_backend_reports_it(tmp_path, capsys, monkeypatch):
     stats = {"peak_bytes_in_use": 3 * 2**30, "bytes_limit": 2**33}
     monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(memory_stats=lambda: stats)])
-    with logs.Writer(tmp_path) as writer, Watch(experiment(tiny()).train, tmp_path, writer, 0, 5) as watch:
+    with Writer(tmp_path) as writer, Watch(experiment(tiny()).train, tmp_path, writer, 0, 5) as watch:
         for step in range(5):
             with watch.reading():
                 pass
@@ -243,7 +241,7 @@ def test_device_memory_is_said_where_the_backend_reports_it(tmp_path, capsys, mo
 
 
 def test_time_spent_on_a_batch_counts_as_waiting_only_if_the_device_was_done(tmp_path):
-    with logs.Writer(tmp_path) as writer, Watch(experiment(tiny()).train, tmp_path, writer, 0, 9) as watch:
+    with Writer(tmp_path) as writer, Watch(experiment(tiny()).train, tmp_path, writer, 0, 9) as watch:
         for ready in (False, True):
             watch._pending = (0, {"loss": types.SimpleNamespace(is_ready=lambda ready=ready: ready)})
             with watch.reading():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import avae
-import train
+from avae import run
 from avae.config import default, experiment
 from avae.data import dataset as data
-from avae.training import checkpoint, loop
+from avae.training import loop, run_folder
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def results(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "rot_mnist"
     config = default()
     config.train.seed = request.param
-    train.run(config, workdir)
+    run.run(config, workdir)
     return json.loads((workdir / "results.json").read_text())
 
 
@@ -29,9 +29,9 @@ def results(request, tmp_path_factory):
 def upright(tmp_path_factory):
     """A plain VAE trained on upright digits."""
     workdir = tmp_path_factory.mktemp("runs") / "vae_upright"
-    config = train.plain_vae(default())
+    config = run.plain_vae(default())
     config.data.pose = "upright"
-    checkpoint.claim(workdir, config)
+    run_folder.claim(workdir, config)
     return loop.fit(experiment(config), workdir)
 
 

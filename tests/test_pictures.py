@@ -38,7 +38,40 @@ def test_empty_space_is_white_and_solids_are_not():
     assert view.shape == (48, 48)
     assert view[0, 0] == 1
     assert view[24, 24] < 0.9
-    np.testing.assert_allclose(pictures.render(5 + 2 * cube(), 5, 7, size=48), view, atol=1e-5)
+
+
+def test_channels_are_grey_magenta_and_green_or_colour():
+    ramp = np.linspace(0, 1, 64).reshape(8, 8, 1)
+    np.testing.assert_allclose(pictures.picture(3 + 2 * ramp, 3, 5), ramp[..., 0], atol=1e-12)
+    two = pictures.picture(np.concatenate([ramp, 1 - ramp], axis=-1))
+    np.testing.assert_array_equal(two, np.concatenate([ramp, 1 - ramp, ramp], axis=-1))
+    many = np.random.default_rng(0).random((8, 8, 5))
+    np.testing.assert_array_equal(pictures.picture(many), many[..., :3])
+    assert np.isfinite(pictures.picture(np.full((8, 8, 1), np.nan))).all()
+
+
+def test_contrast_of_stains_is_their_own_and_that_of_colour_is_shared():
+    images = np.random.default_rng(0).random((4, 8, 8, 3))
+    assert pictures.contrast(images) == (images.min(), images.max())
+    low, high = pictures.contrast(images[..., :2] * [1, 100])
+    shown = pictures.picture(images[0, ..., :2] * [1, 100], low, high)
+    assert shown[..., 0].std() > 0.2
+    assert shown[..., 1].std() > 0.2
+
+
+def test_volumes_of_several_channels_are_rendered_as_their_mean():
+    two = np.stack([cube(), np.roll(cube(), 2, axis=0)], axis=-1)
+    np.testing.assert_allclose(pictures.picture(two), pictures.render(two.mean(axis=-1)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("space", [(8, 8), (6, 8, 8)], ids=str)
+def test_examples_of_any_number_of_channels_are_drawn(space, channels):
+    images = np.random.default_rng(0).random((2, *space, channels))
+    matrix = np.tile(np.eye(len(space), len(space) + 1), (2, 1, 1))
+    assert pixels(pictures.grid(images, images, images, matrix)).std() > 0.05
+    if len(space) == 3:
+        assert pixels(pictures.slices(images, images, images, matrix)).std() > 0.05
 
 
 def test_a_view_is_the_projection_along_its_own_axes():
@@ -134,6 +167,19 @@ def test_orientation_histograms_show_the_twenty_largest_classes(dim):
     assert len(titles) == 20
     assert titles[0].startswith("class 0\nR = ")
     assert titles[-1].startswith("class 19\n")
+
+
+def test_titles_are_literal_cut_and_never_empty():
+    names = {0: "Ba$$in", 1: "$\\frac{", 2: "", 3: "y" * 300, 4: "\x00\n", 5: "数据"}
+    rotations = turns(np.zeros(6), 2)[..., :2]
+    figure = figures.orientation_histograms(rotations, np.arange(6), names)
+    figures.png(figure)
+    titles = [ax.get_title().split("\n")[0] for ax in figure.axes if ax.get_title()]
+    assert titles == ["Ba$$in", "$\\frac{", "(no name)", "y" * 14 + "…", "??", "数据"]
+    figures.png(figures.orientation_strip({1.0: rotations}, np.arange(6), list(names.values())))
+    figures.png(figures.training_curve({"$x^{": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}]}))
+    figures.png(figures.training_curve({"AVAE": [{"step": 1, "loss": math.nan}]}))
+    figures.png(figures.bound_against_latents({"$a, 64": [(2, -1.0), (4, -0.5)]}))
 
 
 def test_histograms_in_space_are_of_the_angle_to_the_medoid():

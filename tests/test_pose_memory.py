@@ -23,7 +23,7 @@ def remembering():
 
 def test_poses_of_the_batch_are_remembered(remembering):
     exp, images, index, poses = remembering
-    key = jax.random.split(jax.random.fold_in(jax.random.key(exp.train.seed), 0), 3)[1]
+    key = jax.random.split(jax.random.fold_in(jax.random.key(exp.train.seed), 0), 5)[2]
     found = avae.align(training.init_state(exp).params, images, key=key, search=exp.train.search)
     np.testing.assert_allclose(poses[index], found.alpha, atol=1e-5)
     np.testing.assert_array_equal(poses[32:], 0)
@@ -47,7 +47,7 @@ def test_a_bad_memory_does_not_trap_an_image(remembering):
 def test_poses_are_saved_with_the_state(remembering, tmp_path):
     exp = remembering[0]
     state = training.init_state(exp).replace(poses=jnp.full((64, 1), 0.5), step=jnp.asarray(7, jnp.int32))
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(state, 1.0)
         checkpoints.wait()
         restored = checkpoints.restore(training.init_state(exp))

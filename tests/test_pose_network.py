@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import avae
-import train
+from avae import run
 from avae.config import default, experiment
 from avae.inference.importance import Problem
 from avae.settings import plan
@@ -125,11 +125,11 @@ def test_a_run_keeps_it(tmp_path):
         {"data.n_train": 32, "data.n_test": 4, "train.batch_size": 16, "model.hidden": (8,), "model.latent": 2}
         | {"train.search.n_starts": 4, "train.search.n_steps": 0, "train.epochs": 1, "pose_network.enabled": True}
     )
-    params = train.fit_config(config, tmp_path)
+    params = run.fit_config(config, tmp_path)
     loaded = avae.load(tmp_path)
     assert loaded.model.pose_network == avae.PoseNetwork()
     jax.tree.map(np.testing.assert_array_equal, loaded.weights, params.weights)
-    assert not train.plain_vae(config).pose_network.enabled
+    assert not run.plain_vae(config).pose_network.enabled
     config.train.search.enabled = False
     with pytest.raises(ValueError, match=r"pose_network\.enabled: expected False where train\.search"):
         experiment(config)

@@ -1,11 +1,14 @@
 """Programs of losses that callers bring: new weights use them again, and they die with the loss."""
 
+import dataclasses
 import gc
 import weakref
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import avae
 from avae.training import distill
@@ -69,6 +72,34 @@ def test_distilling_again_compiles_nothing_again(params, images):
         avae.distill(params, images, key=jax.random.key(seed), pose_network=few, steps=2, batch_size=2, search=search)
         sizes.append(distill._steps._cache_size())
     assert sizes[0] == sizes[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A VAE whose weights are no dict."""
+
+    image_shape: ClassVar[tuple[int, ...]] = (12, 12, 1)
+
+    def encode(self, weights, x):
+        return jnp.zeros(1), jnp.zeros(1)
+
+    def decode(self, weights, z):
+        return weights.picture if hasattr(weights, "picture") else weights[0]
+
+
+class Named(NamedTuple):
+    picture: jax.Array
+
+
+@pytest.mark.parametrize("pytree", [lambda leaf: [leaf], lambda leaf: (leaf,), Named])
+def test_weights_of_any_pytree_can_be_taught_where_to_search(images, pytree):
+    params = avae.Params(pytree(jnp.asarray(images[0])), Template())
+    few, search = avae.PoseNetwork(n_bins=4, hidden=(4,)), {"n_starts": 4, "n_steps": 1}
+    taught = avae.distill(params, images, pose_network=few, steps=2, batch_size=2, search=search)
+    np.testing.assert_allclose(*(avae.align(p, images, search=search).loss for p in (params, taught)), rtol=1e-5)
+    assert avae.align(taught, images, search="fast").info.finite.all()
+    again = avae.distill(taught, images, pose_network=few, steps=2, batch_size=2, search=search)
+    assert jax.tree.structure(again.weights) == jax.tree.structure(taught.weights)
 
 
 def test_a_pose_network_may_see_coarser_blocks_than_the_twin(params, images):

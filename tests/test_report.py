@@ -1,9 +1,13 @@
 """A tiny model and 24 digits through the whole evaluation: the report shows what results.json says."""
 
 import dataclasses
+import errno
+import html
 import io
 import json
+import pathlib
 import re
+import sys
 
 import jax
 import matplotlib.image
@@ -11,12 +15,13 @@ import numpy as np
 import pytest
 
 import avae
-import eval as evaluation
+from avae import run as evaluation
 from avae.config import Evaluation, default, experiment
 from avae.data.dataset import Examples, load
 from avae.evaluation import likelihood as comparison
 from avae.evaluation.evaluate import Inputs, evaluate, measure
 from avae.report import page as report, tables
+from avae.runtime import devices
 from avae.transforms import CubeRotations, Rigid3D
 
 # One batch shape and one search for all that is measured, so that `align` is compiled once.
@@ -49,26 +54,43 @@ def written(tmp_path_factory):
     return workdir, results
 
 
-def shown_numbers(page):
-    return re.findall(r'<span data-key="([^"]+)" data-format="([^"]+)">([^<]*)</span>', page)
+def shown_tables(page):
+    """The rows of the tables of numbers in a page, as text."""
+    body = page[page.index("<h1>") : page.index("Where the numbers come from")]
+    cells = [
+        re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)
+    ]
+    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
 
 
-def test_every_number_in_the_report_is_that_of_results_json(written):
-    workdir, _ = written
+def test_every_number_in_the_report_and_on_the_terminal_is_that_of_results_json(written):
+    workdir, results = written
     numbers = json.loads((workdir / "results.json").read_text())
     page = (workdir / "report.html").read_text()
-    shown = shown_numbers(page)
-    assert len(shown) > 60
-    for path, spec, text in shown:
-        assert format(tables.find(numbers, path), spec) == text, path
+    found = tables.tables(numbers)
+    rows = [list(row) for table in found.values() for row in ((table.title, *table.header), *table.rows)]
+    shown = shown_tables(page)
+    assert len(shown) > 50
+    assert sorted(shown) == sorted(rows)
+    text = tables.as_text(results.numbers)
+    assert text == tables.as_text(numbers)
+    for row in rows:
+        assert " ".join(filter(None, row)) in " ".join(text.split())
+    for label, shown, unit in tables.tiles(numbers):
+        tile = re.sub(r"<[^>]*>", "", page[page.index('<div class="tiles">') :])
+        assert f"{shown} {unit}".strip() in " ".join(tile.split())
+        assert label in tile
 
 
-def test_cells_hold_marked_numbers_only(written):
-    page = (written[0] / "report.html").read_text()
-    body = page[: page.index("Where the numbers come from")]
-    rows = re.findall(r"<tr><td>.*?</td>(.*?)</tr>", body)
-    unmarked = re.sub(r"<[^>]*>", "", re.sub(r"<span data-key[^>]*>[^<]*</span>", "", "".join(rows)))
-    assert set(unmarked) <= set("± ")
+def test_cells_are_the_numbers_that_they_are_called(written):
+    numbers = written[1].numbers
+    found, loss = tables.tables(numbers), numbers["loss"]["plain_vae"]["no_search"]["at_mean"]
+    rows = {row[0]: row[1:] for row in found["loss"].rows}
+    assert rows["plain VAE, without search"][1] == f"{loss['mean']:.2f} ± {loss['standard_error']:.2f}"
+    rows = {row[0]: row[1:] for row in found["curve"].rows}
+    assert rows["AVAE, with search"][3] == f"{numbers['curve']['series']['avae_search']['range']:.2f}"
+    assert tables.number(float("nan")) == tables.number(None) == tables.MISSING
+    assert tables.mean({"mean": 1.0, "standard_error": None}) == "1.00"
 
 
 def test_headline_is_the_paired_difference_of_the_means(written):
@@ -81,7 +103,7 @@ def test_headline_is_the_paired_difference_of_the_means(written):
 
 def test_bounds_are_those_of_the_public_function(written):
     described, params, plain = small()
-    test, numbers = avae.data.load(described.data).test, written[1].numbers["bound"]
+    test, numbers = load(described.data).test, written[1].numbers["bound"]
     key = jax.random.fold_in(jax.random.key(1), 0)
     for name, model in (("avae", params), ("plain_vae", plain)):
         for way, method in (("search", "importance"), ("no_search", "iwae")):
@@ -96,7 +118,7 @@ def test_bounds_are_those_of_the_public_function(written):
 
 def test_no_bound_where_it_is_not_asked_for_or_the_likelihood_is_none(written, tmp_path):
     described, params, plain = small()
-    images = avae.data.load(described.data).test.images
+    images = load(described.data).test.images
     none = dataclasses.replace(SIZES, n_bound=0)
     assert comparison.bounds({"avae": params}, images, none) is None
     odd = params.replace(model=dataclasses.replace(params.model, likelihood=Unnormalised()))
@@ -118,7 +140,7 @@ class Unnormalised(avae.Bernoulli):
 
 def test_losses_are_those_of_the_public_functions(written):
     described, params, _ = small()
-    test = avae.data.load(described.data).test
+    test = load(described.data).test
     numbers = written[1].numbers["loss"]["avae"]
     found = avae.align(params, test.images)
     assert numbers["search"]["at_mean"]["mean"] == pytest.approx(float(found.loss.mean()), rel=1e-5)
@@ -137,7 +159,7 @@ def test_losses_are_those_of_the_public_functions(written):
 
 def test_excess_is_above_the_same_images_upright(written):
     described, params, _ = small()
-    upright = avae.data.load(dataclasses.replace(described.data, pose="upright")).test.images
+    upright = load(dataclasses.replace(described.data, pose="upright")).test.images
     floor = float(avae.align(params, upright).loss.mean())
     loss = written[1].numbers["loss"]["avae"]
     assert loss["upright"]["search"]["mean"] == pytest.approx(floor, rel=1e-5)
@@ -168,7 +190,7 @@ def test_exhaustive_search_of_the_same_starts_is_the_same_search(written):
 def test_pngs_are_not_blank(written):
     workdir, _ = written
     names = sorted(path.name for path in (workdir / "figures").iterdir())
-    assert names == ["grid.png", "loss_curve.png", "orientation.png", "training.png"]
+    assert names == ["grid.png", "loss_curve.png", "orientation.png", "posterior.png", "training.png"]
     for name in names:
         pixels = matplotlib.image.imread(io.BytesIO((workdir / "figures" / name).read_bytes()))[..., :3]
         assert pixels.shape[1] == 1280
@@ -179,12 +201,12 @@ def test_page_is_self_contained(written):
     page = (written[0] / "report.html").read_text()
     assert "http:" not in page
     assert "https:" not in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert set(re.findall(r'(?:src|href)="([a-z]+):', page)) == {"data"}
     assert "mind &lt;this&gt;" in page
     assert "not a bound" in page
     assert "cross-entropy" in page
-    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+    assert "{" not in page[page.index("<body>") :]
 
 
 def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(tmp_path):
@@ -199,11 +221,154 @@ def test_without_baseline_in_another_family_and_with_values_that_are_not_finite(
     assert numbers["config"]["model"]["transform"]["type"] == "Rigid"
     page = path.read_text()
     assert not (tmp_path / "figures" / "training.png").exists()
-    assert ("loss.avae.search.sampled.mean", ".2f", tables.MISSING) in shown_numbers(page)
+    (row,) = (row for row in shown_tables(page) if row[0] == "AVAE, with search" and "±" in "".join(row))
+    assert row[1].startswith(f"{tables.MISSING} ± ")
     assert "plain VAE" not in tables.as_text(results.numbers)
 
 
+ODD = ["Ba$$in", "$\\frac{", "", " ", "a\nb\x00\x07", "<script>", "x" * 300, "שלום", "数据", "\udcff", "_", "%s{{ 1 }}"]
+
+
+def relabelled(results, names):
+    """The same results, where the first classes have other names."""
+    numbers = json.loads(json.dumps(results.numbers))
+    for entry, name in zip(numbers["orientation"]["classes"].values(), names, strict=False):
+        entry["name"] = name
+    return results._replace(numbers=numbers)
+
+
+@pytest.mark.parametrize("names", [ODD[:6], ODD[6:]], ids=["first", "rest"])
+def test_names_of_classes_are_any_text(written, tmp_path, capsys, names):
+    results, folder = relabelled(written[1], names), tmp_path / "Ba$$in <run>"
+    folder.mkdir()
+    page = report.write(folder, results, small()[0], remarks=["\udcff"]).read_text()
+    assert capsys.readouterr().err == ""
+    assert "could not be drawn" not in page
+    assert "<script>" not in page
+    assert "Ba$$in &lt;run&gt;" in page
+    classes = json.loads((folder / "results.json").read_text())["orientation"]["classes"].values()
+    assert [entry["name"] for entry in classes][:6] == names
+    shown = [row[0] for row in tables.tables(results.numbers)["classes"].rows][:6]
+    assert shown == [tables.caption(name) for name in names]
+    assert [row[0] for row in shown_tables(page) if row[0] in shown] == shown
+    assert all(0 < len(name) <= 40 and name.isprintable() for name in shown)
+
+
+def test_a_figure_that_fails_is_named_and_costs_no_number(written, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        assert (tmp_path / "results.json").exists()  # before anything is drawn
+        raise RuntimeError("no <ink>")
+
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "grid.png").write_bytes(b"of an older report")
+    monkeypatch.setattr(report.pictures, "grid", broken)
+    page = report.write(tmp_path, written[1], small()[0]).read_text()
+    assert "The figure could not be drawn: RuntimeError: no &lt;ink&gt;" in page
+    assert "grid.png could not be drawn: RuntimeError: no <ink>" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"loss_curve.png", "orientation.png", "posterior.png"}
+
+
+def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(written, tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        path.write_text("the first half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    (tmp_path / "results.json").write_text("{}")
+    described, params, _ = small()
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
+    monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: written[1])
+    with pytest.raises(OSError, match="No space left"):
+        evaluation.report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert tables.as_text(written[1].numbers) in capsys.readouterr().out
+
+
+def test_numbers_are_printed_where_standard_output_is_ascii(written, tmp_path, monkeypatch):
+    described, params, _ = small()
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
+    monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: relabelled(written[1], ["数据", "ü"]))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii"))
+    evaluation.report(tmp_path)
+    printed = raw.getvalue().decode("ascii")
+    gain = written[1].numbers["gain"]
+    assert printed.startswith(f"{gain['mean']:.2f} +- {gain['standard_error']:.2f} nats below")
+    assert "\n??  " in printed
+    assert printed.endswith("report.html\n")
+
+
+def measured(params, **changes):
+    """The test digits measured again, changed."""
+    data = small()[0].data
+    test, upright = (load(dataclasses.replace(data, pose=pose)).test for pose in ("fixed", "upright"))
+    test = test._replace(**changes)
+    names = tuple(str(digit) for digit in range(10))
+    return measure(params, Inputs(test, upright.images, upright.images[:3], data.transform, class_names=names), SIZES)
+
+
+def test_losses_that_are_not_finite_are_counted_and_reported(written, tmp_path, capsys):
+    described, params, _ = small()
+    results = measured(jax.tree.map(lambda leaf: leaf * 1e30, params))
+    page = report.write(tmp_path, results, described).read_text()
+    assert "<strong>24 of the losses with search are not finite.</strong>" in page
+    assert "could not be drawn" not in page
+    assert capsys.readouterr().err.count("not be drawn") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["search"]["not_finite"] == 24
+
+
+def test_one_class_has_no_clusters_to_compare(written, tmp_path):
+    described, params, _ = small()
+    results = measured(params, labels=np.zeros(24, int))
+    page = report.write(tmp_path, results, described).read_text()
+    assert "Not measured: it needs more than one class." in page
+    assert "could not be drawn" not in page
+    assert ["accuracy of k-means", tables.MISSING] in shown_tables(page)
+
+
+def test_the_posteriors_shown_are_those_of_the_public_function(written):
+    described, params, _ = small()
+    test, numbers = load(described.data).test, written[1].numbers["posterior"]
+    x = devices.take(test.images, np.arange(24))  # as the report has it: compiled once
+    posterior = avae.pose_posterior(
+        devices.replicate(params), x, key=jax.random.fold_in(jax.random.key(2), 0), n_samples=8
+    )
+    order = np.argsort(-np.asarray(posterior.entropy), kind="stable")[:8]
+    assert [entry["index"] for entry in numbers["least_certain"]] == order.tolist()
+    np.testing.assert_allclose(
+        [entry["entropy"] for entry in numbers["least_certain"]], posterior.entropy[order], rtol=1e-4
+    )
+    np.testing.assert_allclose(written[1].uncertain.images, test.images[order])
+    assert numbers["entropy"]["mean"] == pytest.approx(float(posterior.entropy.mean()), rel=1e-4)
+    assert numbers["prior_entropy"] == pytest.approx(np.log(2 * np.pi))
+
+
 SMALL = Evaluation(draws=1, n_exhaustive=6, n_angles=4, n_curve=2, curve_step=135, n_bound=0)
+
+
+def test_one_image_of_two_channels(tmp_path):
+    shape = (8, 8, 2)
+    images = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
+    family = avae.QuarterTurns()
+    inputs = Inputs(Examples(images, np.array([0]), np.zeros((1, 1))), images, images, family, class_names=("a",))
+    model = avae.Model(avae.MLP(shape, 2, (4,)), transform=family)
+    results = measure(avae.init(jax.random.key(0), model), inputs, SMALL)
+    page = report.write(tmp_path, results, dataclasses.replace(small()[0], model=model)).read_text()
+    assert "could not be drawn" not in page
+    assert "in magenta" in page
+    assert "±" not in tables.as_text(results.numbers)  # of one image there is no standard error
+
+
+def test_posteriors_of_images_of_several_channels_are_drawn(written):
+    images = np.random.default_rng(0).random((8, 28, 28, 5))
+    for channels in (2, 3, 4, 5):
+        figure = report.pose_figures.posterior_figure(images[..., :channels], written[1].uncertain.posterior)
+        assert len(report.figures.png(figure)) > 10_000
 
 
 def test_volumes_in_a_finite_family(tmp_path):
@@ -240,7 +405,7 @@ def test_volumes_in_a_finite_family(tmp_path):
         r"\b(digits?|images?|pixels?)\b", re.sub(r"<[^>]*>", "", page[page.index("<h1>") : page.index("Where")])
     )
     assert "b.c" in page
-    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+    assert "{" not in page[page.index("<body>") :]
 
 
 def test_without_labels_what_needs_them_is_left_out_and_that_is_said(tmp_path):
@@ -258,7 +423,7 @@ def test_without_labels_what_needs_them_is_left_out_and_that_is_said(tmp_path):
         assert f"<th>{absent}" not in page
     assert text.count("not measured, for the data have no labels") == 1
     assert page.lower().count("not measured, for the data have no labels") == 2
-    assert "$" not in re.sub(r"base64,[^\"]*", "", page)
+    assert "{" not in page[page.index("<body>") :]
     assert {"loss", "search", "speed"} <= set(tables.tables(results.numbers))
 
 
@@ -270,8 +435,8 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     runs = {tmp_path: (params, described), tmp_path / "baseline": (plain, other)}
     (tmp_path / "baseline").mkdir()
     monkeypatch.setattr(evaluation, "load", lambda folder, best=False: runs[folder][0])
-    monkeypatch.setattr(evaluation, "load_experiment", lambda folder: runs[folder][1])
-    path = evaluation.run(tmp_path)
+    monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: runs[folder][1])
+    path = evaluation.report(tmp_path)
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     assert printed.endswith(f"report: {path}\n")

@@ -18,7 +18,7 @@ import avae
 from avae.config import default, experiment
 from avae.data import dataset as data
 from avae.objective import pose_loss
-from avae.training import checkpoint, loop, signals, step as training
+from avae.training import checkpoint, loop, run_folder, step as training
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = {
@@ -57,7 +57,7 @@ def tiny(**changes):
 
 
 def fit(config, workdir):
-    checkpoint.claim(workdir, config)
+    run_folder.claim(workdir, config)
     return loop.fit(experiment(config), workdir)
 
 
@@ -114,7 +114,7 @@ def test_no_gradient_flows_through_the_search(beta):
     exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta}))
     images, state = jnp.asarray(data.load(exp.data).train.images[:16]), training.init_state(exp)
     key = jax.random.fold_in(jax.random.key(exp.train.seed), 0)
-    _, start_key, latent_key = jax.random.split(key, 3)
+    _, _, start_key, latent_key, _ = jax.random.split(key, 5)
     family = exp.model.transform
     by = pose_loss(state.params, family, beta=beta)
     alpha = avae.search(by, images, family, key=start_key, settings=exp.train.search).alpha
@@ -136,6 +136,39 @@ def test_fresh_poses_differ_at_every_step():
         state, metrics = training.train_step(state, images, exp)
         losses.append(float(metrics["reconstruction"]))
     assert losses[0] != losses[1]
+
+
+def test_every_draw_of_a_step_has_a_key_of_its_own(monkeypatch):
+    """Keys derived in two ways can be equal: `fold_in(key, i)` is `split(key, n)[i]`."""
+    derived = []
+
+    def noted(derive):
+        def call(*args):
+            keys = derive(*args)
+            if not isinstance(keys, jax.core.Tracer):
+                derived.extend(jax.random.key_data(jnp.atleast_1d(keys)).tolist())
+            return keys
+
+        return call
+
+    exp = experiment(tiny(**{"data.pose": "fresh", "data.stretch": 2.0, "pose_network.enabled": True}))
+    state, images = training.init_state(exp), jnp.zeros((8, 28, 28, 1))
+    monkeypatch.setattr(training, "_search_poses", lambda *_: (jnp.zeros((8, 1)), {}))
+    monkeypatch.setattr(training, "repose", lambda images, *_: images)
+    for name in ("split", "fold_in"):
+        monkeypatch.setattr(jax.random, name, noted(getattr(jax.random, name)))
+
+    class Enough(Exception):
+        """All keys are derived by then."""
+
+    def grad(*_, **__):
+        raise Enough
+
+    monkeypatch.setattr(jax, "grad", grad)
+    with pytest.raises(Enough):
+        training.train_step.__wrapped__(state, images, exp)
+    assert len(derived) >= 1 + 5 + 8
+    assert len(np.unique(derived, axis=0)) == len(derived)
 
 
 def test_gaussian_and_conv_train():
@@ -175,7 +208,7 @@ def test_interrupt_saves_the_step_it_was_at(tmp_path, monkeypatch):
         return training.train_step(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", step_then_interrupt)
-    with pytest.raises(signals.Interrupted, match="stopped by SIGINT after step 10, saved in"):
+    with pytest.raises(loop.Interrupted, match="stopped by SIGINT after step 10, saved in"):
         fit(tiny(), tmp_path)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(training.init_state(experiment(tiny()))).step) == 10
@@ -260,7 +293,7 @@ def test_no_run_in_a_folder_is_a_sentence(make, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_a_sentence(tmp_path):
-    checkpoint.claim(tmp_path, tiny())
+    run_folder.claim(tmp_path, tiny())
     with pytest.raises(ValueError, match="has not saved a checkpoint yet"):
         avae.load(tmp_path)
 

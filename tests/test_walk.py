@@ -9,6 +9,7 @@ from PIL import Image
 
 from avae.data import sources
 from avae.data.sources import walk
+from avae.runtime import files
 
 
 def touch(*paths):
@@ -103,5 +104,5 @@ def test_names_need_not_be_text(tmp_path, capsys):
 
 def test_a_tilde_is_the_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert walk.expanded("~/data") == pathlib.Path("/home/someone/data")
-    assert walk.expanded("~nobody-of-that-name/data") == pathlib.Path("~nobody-of-that-name/data")
+    assert files.expanded("~/data") == pathlib.Path("/home/someone/data")
+    assert files.expanded("~nobody-of-that-name/data") == pathlib.Path("~nobody-of-that-name/data")

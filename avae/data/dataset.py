@@ -10,7 +10,6 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +18,13 @@ from jax import Array
 from avae.data import sources
 from avae.data.posing import binarize, posed, repose
 from avae.data.sources import meshes
-from avae.data.sources.walk import expanded
-from avae.runtime import devices
+from avae.runtime import devices, root_logger
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.transforms import Rotation, Transform
+
+with root_logger.untouched():
+    import grain
 
 POSES = ("fixed", "upright", "fresh")
 BINARIZE = ("none", "threshold", "sample")

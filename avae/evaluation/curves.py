@@ -1,6 +1,6 @@
 """Loss against rotation: upright examples turned by known angles (Bidart & Wong 2019, figures 3 and 5)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,35 +8,27 @@ from jax import Array
 
 from avae.align import align
 from avae.data.dataset import binarize
-from avae.evaluation.losses import over_batches, plain_loss
+from avae.evaluation.losses import plain_loss
 from avae.model import Params
+from avae.runtime.batches import over_batches
 from avae.runtime.devices import replicate
 from avae.transforms.warp import warp
 
 
-class Curve(NamedTuple):
-    """Mean loss [A] of one `model` at each of A angles, found with or without search (`searched`)."""
-
-    model: str
-    searched: bool
-    loss: np.ndarray
-
-
 def loss_curves(
-    models: dict[str, Params], upright: np.ndarray, names: dict[str, str], step: int, binarized: str, key: Array
-) -> tuple[dict[str, Any], list[Curve]]:
+    models: dict[str, Params], upright: np.ndarray, step: int, binarized: str, key: Array
+) -> dict[str, Any]:
     """Mean J (z at the posterior mean) of upright examples turned by each angle, for each model, both ways.
 
     Args:
       models: what is measured, by its key in results.json.
       upright: grey examples [N, *space, C]; volumes are turned about the z axis.
-      names: of the models, for people.
       step: between the angles, in degrees.
       binarized: how turned examples are binarized, see `avae.data.Data`.
       key: draws the pixels, where they are drawn.
 
     Returns:
-      The numbers, for results.json, and the curves.
+      The numbers, for results.json: `series` by "<model>_search" and "<model>_no_search".
     """
     n, degrees = len(upright), np.arange(0, 360, step)
     matrices = turns(np.radians(np.repeat(degrees, n)), upright.ndim - 2)
@@ -45,7 +37,6 @@ def loss_curves(
     pictures = replicate(upright)
 
     numbers: dict[str, Any] = {"n_images": n, "angles": degrees.tolist(), "series": {}}
-    curves = []
     for name, params in models.items():
 
         def both(which: Array, matrix: Array, params: Params = params) -> tuple[Array, Array]:
@@ -53,15 +44,12 @@ def loss_curves(
             x = jnp.asarray(binarize(turned, binarized, key))
             return align(params, x).loss, plain_loss(params, x)
 
-        label = f"{names[name]}, loss against rotation"
-        losses = over_batches(both, (which, matrices), label, example=upright.shape[1:])
+        losses = over_batches(both, (which, matrices), f"{name}, loss against rotation", example=upright.shape[1:])
         searched, plain = (loss.reshape(len(degrees), n) for loss in losses)
         for suffix, loss in (("search", searched), ("no_search", plain)):
-            mean = loss.mean(axis=1, dtype=np.float64)
-            numbers["series"][f"{name}_{suffix}"] = _range(degrees, mean)
-            curves.append(Curve(names[name], suffix == "search", mean))
+            numbers["series"][f"{name}_{suffix}"] = _range(degrees, loss.mean(axis=1, dtype=np.float64))
         numbers["series"][f"{name}_search"]["worst_harm"] = float((searched[0] - plain[0]).max())
-    return numbers, curves
+    return numbers
 
 
 def turns(angles: np.ndarray, dim: int) -> np.ndarray:

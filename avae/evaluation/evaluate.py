@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import math
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -21,16 +20,15 @@ from avae.align import Alignment, align
 from avae.config import Evaluation
 from avae.data.dataset import Data, Examples, load
 from avae.evaluation import likelihood as comparison, metrics
-from avae.evaluation.curves import Curve, loss_curves
-from avae.evaluation.losses import at_once, over_batches, plain_loss, plain_reconstruction, sampled_loss, squared_error
+from avae.evaluation.curves import loss_curves
+from avae.evaluation.losses import least_loss, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
+from avae.evaluation.posterior import Uncertain, least_certain
+from avae.evaluation.speed import speed
 from avae.model import Params
-from avae.runtime.devices import count, replicate, take
-from avae.settings import Search
+from avae.runtime.batches import over_batches
+from avae.runtime.devices import replicate
 from avae.transforms import Transform
-
-SPEED_BATCH = 512
-NAMES = {"avae": "AVAE", "plain_vae": "plain VAE"}
 
 
 class Pictures(NamedTuple):
@@ -48,17 +46,17 @@ class Results(NamedTuple):
 
     Attributes:
       numbers: nested dict of plain Python numbers, lists and strings: the content of results.json.
-      curves: loss against rotation angle, for the figure.
       rotations: net orientation of each test image [N, d, d], see `metrics.net_rotation`.
       labels: class of each test image [N].
       pictures: examples for the figures.
+      uncertain: those whose poses are the least certain, where posteriors were measured.
     """
 
     numbers: dict[str, Any]
-    curves: list[Curve]
     rotations: np.ndarray
     labels: np.ndarray
     pictures: Pictures
+    uncertain: Uncertain | None
 
 
 class Inputs(NamedTuple):
@@ -122,19 +120,20 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     return measure(params, inputs, settings, baseline=baseline)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite is counted
 def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
     """`evaluate` on given examples."""
     start, test = time.perf_counter(), inputs.test
     params, baseline = replicate((params, baseline))
     models = {"avae": params} | ({} if baseline is None else {"plain_vae": baseline})
-    scores = {name: _score(model, inputs, settings.draws, NAMES[name]) for name, model in models.items()}
+    scores = {name: _score(model, inputs, settings.draws, name) for name, model in models.items()}
     found = scores["avae"].found
     rotations = metrics.net_rotation(params.model.transform, found.alpha, test.poses, inputs.transform)
-    key = jax.random.key(inputs.seed)
-    curve, curves = loss_curves(models, inputs.grey, NAMES, settings.curve_step, inputs.binarize, key)
+    key, uncertain = jax.random.key(inputs.seed), least_certain(params, test.images, settings)
     numbers = {
         "n_test": len(test.images),
         "draws": settings.draws,
+        "floor": least_loss(params, test.images),
         "bound": comparison.bounds(models, test.images, settings),
         "gain": comparison.gain(
             {name: (score.no_search["sampled"], score.search["sampled"]) for name, score in scores.items()},
@@ -142,13 +141,14 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         ),
         "loss": {name: _loss_numbers(score) for name, score in scores.items()},
         "search": _search_quality(params, test.images, found, settings),
-        "curve": curve,
+        "curve": loss_curves(models, inputs.grey, settings.curve_step, inputs.binarize, key),
         "orientation": _orientation(rotations, test.labels, inputs.class_names),
         "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels) if inputs.class_names else None},
-        "speed": _speed(params, test.images),
+        "posterior": uncertain.numbers if uncertain else None,
+        "speed": speed(params, test.images),
     }
     numbers["seconds"] = time.perf_counter() - start
-    return Results(numbers, curves, rotations, test.labels, _pictures(test, found, baseline))
+    return Results(numbers, rotations, test.labels, _pictures(test, found, baseline), uncertain)
 
 
 def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
@@ -178,7 +178,13 @@ def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
 def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
     """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
     images = images[: settings.n_exhaustive]
-    dense = Search(n_starts=settings.n_angles, top_k=min(4, settings.n_angles), n_refined=4, n_steps=10)
+    dense = {
+        "n_starts": settings.n_angles,
+        "twin": 1,
+        "top_k": min(4, settings.n_angles),
+        "n_refined": 4,
+        "n_steps": 10,
+    }
     losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
     default = found.loss[: len(images)]
     return {
@@ -216,23 +222,6 @@ def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ..
         "error_modulo_180": None if folded is None else metrics.summarise_errors(folded),
         "classes": classes,
     }
-
-
-def _speed(params: Params, images: np.ndarray) -> dict[str, Any]:
-    """Images per second of one plain pass and of `align`: compiled before, median of three."""
-    n, each = min(at_once(images.shape[1:], SPEED_BATCH), len(images)), count()
-    x = take(images, np.arange(math.ceil(n / each) * each) % len(images))
-    calls = {"encode_decode": lambda: plain_loss(params, x), "align": lambda: align(params, x).loss}
-    speed: dict[str, Any] = {"batch": len(x)}
-    for name, call in calls.items():
-        jax.block_until_ready(call())
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds.append(time.perf_counter() - start)
-        speed[name] = len(x) / statistics.median(seconds)
-    return speed | {"forwards_per_align": speed["encode_decode"] / speed["align"]}
 
 
 def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pictures:

@@ -12,9 +12,10 @@ import numpy as np
 from avae.align import align
 from avae.data import dataset as data
 from avae.evaluation import metrics
-from avae.evaluation.losses import over_batches
+from avae.runtime.batches import over_batches
 from avae.runtime.mistake import Mistake
-from avae.training.checkpoint import load_all, load_experiment
+from avae.training.checkpoint import load_all
+from avae.training.run_folder import load_experiment
 
 
 class History(NamedTuple):
@@ -25,11 +26,14 @@ class History(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def history(workdir: str | pathlib.Path, *, n_images: int = 1000, n_rows: int = 6) -> History:
+def history(
+    workdir: str | pathlib.Path, *, data_name: str | None = None, n_images: int = 1000, n_rows: int = 6
+) -> History:
     """Aligns test images with the weights of several checkpoints of a run.
 
     Args:
       workdir: its folder.
+      data_name: where its data are now, if they were moved.
       n_images: test images, the first ones.
       n_rows: checkpoints at most, evenly spaced in the logarithm of their number.
 
@@ -39,7 +43,7 @@ def history(workdir: str | pathlib.Path, *, n_images: int = 1000, n_rows: int = 
     Raises:
       Mistake: if there is no run in `workdir`, it kept fewer than two checkpoints, or its data have no labels.
     """
-    experiment = load_experiment(workdir)
+    experiment = load_experiment(workdir, data_name)
     splits = data.load(experiment.data)
     if not splits.class_names:
         raise Mistake(f"{workdir}: expected data with labels, for orientations are compared within a class")

@@ -8,11 +8,11 @@ import numpy as np
 
 from avae.checks import check_likelihood
 from avae.config import Evaluation
-from avae.evaluation.losses import over_batches
 from avae.evaluation.metrics import mean_and_error
 from avae.inference.bounds import log_likelihood
 from avae.inference.importance import Bound
 from avae.model import Params
+from avae.runtime.batches import over_batches
 
 METHODS = {"no_search": "iwae", "search": "importance"}  # without poses, and B4
 
@@ -32,7 +32,7 @@ def bounds(models: Mapping[str, Params], images: np.ndarray, settings: Evaluatio
       cross-entropy, and so is its bound.
     """
     images = images[: settings.n_bound]
-    if not len(images) or not all(_normalised(model) for model in models.values()):
+    if not len(images) or not all(normalised(model) for model in models.values()):
         return None
     found = {name: _both(model, name, images, settings.bound_samples) for name, model in models.items()}
     numbers: dict[str, Any] = {
@@ -68,10 +68,11 @@ def _both(params: Params, name: str, images: np.ndarray, n_samples: int) -> dict
             for way, method in METHODS.items()
         }
 
-    return over_batches(bounds, (images, np.arange(len(images))), f"{name.replace('_', ' ')}, bound on log p(x)")
+    return over_batches(bounds, (images, np.arange(len(images))), f"{name}, bound on log p(x)")
 
 
-def _normalised(params: Params) -> bool:
+def normalised(params: Params) -> bool:
+    """Whether the likelihood of a model is one: without, there is neither a bound nor a posterior."""
     try:
         check_likelihood(params)
     except ValueError:

@@ -149,20 +149,20 @@ def cluster_accuracy(latents: ArrayLike, labels: ArrayLike, seed: int = 0) -> fl
       seed: of the k-means initialisation (the best of 10 runs is kept).
 
     Returns:
-      The fraction of examples in the cluster that is named after their class, or None where scikit-learn is missing
-      or there is only one class.
+      The fraction of examples in the cluster that is named after their class, of those whose latents are finite; None
+      where these are of fewer than two classes.
     """
-    if len(np.unique(np.asarray(labels))) == 1:
+    from sklearn.cluster import KMeans  # slow to import
+
+    latents, labels = np.asarray(latents, np.float64), np.asarray(labels)
+    finite = np.isfinite(latents).all(axis=1)
+    latents, labels = latents[finite], labels[finite]
+    n_classes = len(np.unique(labels))
+    if n_classes < 2:
         return None
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:  # an optional dependency: pip install "avae[cluster]"
-        return None
-    latents = np.asarray(latents, np.float64)
-    n_clusters = min(len(np.unique(np.asarray(labels))), len(np.unique(latents, axis=0)))
+    n_clusters = min(n_classes, len(np.unique(latents, axis=0)))
     kmeans = KMeans(n_clusters, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
-    clusters = kmeans.fit_predict(latents)
-    return assignment_accuracy(clusters, labels)
+    return assignment_accuracy(kmeans.fit_predict(latents), labels)
 
 
 def assignment_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:

@@ -17,6 +17,7 @@ from avae.runtime.mistake import Mistake
 from avae.runtime.products import matmul
 
 Weights = Any  # a pytree of arrays
+ROUNDING = 1e-5  # by so much values may leave [0, 1]: interpolation and resizing do that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Bernoulli:
     def check(self, x: Any) -> str | None:
         """What is wrong with concrete images `x` under this likelihood, or None."""
         low, high = float(x.min()), float(x.max())
-        if low < 0 or high > 1:
-            return f"values in [0, 1] for the Bernoulli likelihood, got [{low:.4g}, {high:.4g}]"
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            return f"values in [0, 1] for the Bernoulli likelihood, got [{low:.7g}, {high:.7g}]"
         return None
 
 

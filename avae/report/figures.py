@@ -4,53 +4,75 @@ Colours are those of Okabe & Ito (2008), told apart with any colour vision; one 
 line with search and a dashed one without.
 """
 
+import io
 import math
+import pathlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avae.evaluation.curves import Curve
 from avae.evaluation.metrics import planar_angle, resultant_length, rotation_errors
+from avae.report.tables import NAMES, WAYS, caption
+from avae.runtime.files import write_whole
 from avae.runtime.mistake import Mistake
 
 COLOURS = {"AVAE": "#0072B2", "plain VAE": "#D55E00"}
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED, FAINT = "#1f2933", "#52606d", "#e4e7eb"
 WIDTH, DPI = 8.0, 160  # inches, dots per inch
-MAX_CLASSES = 20
+MAX_CLASSES, MAX_TITLE = 20, 15
+LITERAL = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})  # a label may hold "$"
 
 
-def loss_curve(angles: np.ndarray, curves: Sequence[Curve]) -> Figure:
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file; glyphs that no font has are boxes, without a warning."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as a PNG file, whole or not at all."""
+    write_whole(path, png(figure))
+
+
+def loss_curve(curve: Mapping[str, Any]) -> Figure:
     """Loss against the angle by which upright images were rotated (Bidart & Wong 2019, figures 3 and 5).
 
     Args:
-      angles: [A] in degrees, in [0, 360).
-      curves: one or more curves of [A] losses in nats.
+      curve: `angles` [A] in degrees and `series`, as `avae.evaluation.curves.loss_curves` returns them.
     """
+    series = {(name, way): f"{name}_{way}" for name in NAMES for way in WAYS if f"{name}_{way}" in curve["series"]}
     figure, ax = _panel(3.7)
     for right in range(0, 361, 90):  # images are not resampled there, so they are sharper and cost less
         ax.axvline(right, color=FAINT, linewidth=5, zorder=0)
-    for curve, colour in zip(curves, _colours(curve.model for curve in curves), strict=True):
+    for (name, way), key in series.items():
+        loss = np.array(curve["series"][key]["loss"], float)
         ax.plot(
-            np.append(angles, 360),
-            np.append(curve.loss, curve.loss[0]),
-            color=colour,
-            linestyle="-" if curve.searched else (0, (4, 2)),
-            linewidth=2 if curve.searched else 1.6,
-            label=f"{curve.model}, {'search' if curve.searched else 'no search'}",
+            [*curve["angles"], 360],
+            np.append(loss, loss[0]),
+            color=COLOURS[NAMES[name]],
+            linestyle="-" if way == "search" else (0, (4, 2)),
+            linewidth=2 if way == "search" else 1.6,
+            label=f"{NAMES[name]}, {way.replace('_', ' ')}",
         )
     ax.set_xlim(0, 360)
     ax.set_xticks(range(0, 361, 45), [f"{angle}°" for angle in range(0, 361, 45)])
     ax.set_xlabel("rotation of the input")
     ax.set_ylabel("loss J, nats per example")
     ax.grid(axis="y", color=FAINT, linewidth=0.8)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(4, len(curves)), **_LEGEND)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(4, len(series)), **_LEGEND)
     return figure
 
 
+@LITERAL
 def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Mapping[int, str] | None = None) -> Figure:
     """How well the net orientations of each class agree, for the 20 largest classes.
 
@@ -68,7 +90,7 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     values = planar_angle(rotations) if planar else rotation_errors(rotations, labels)
     found, counts = np.unique(labels, return_counts=True)
     classes = np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CLASSES]])
-    titles = [str(label) if names is None else names[int(label)] for label in classes]
+    titles = [caption(str(label) if names is None else names[int(label)], MAX_TITLE) for label in classes]
     gap = "    " if max(map(len, titles)) <= 4 else "\n"
     columns = min(5, len(classes))
     rows = math.ceil(len(classes) / columns)
@@ -85,6 +107,7 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     return figure
 
 
+@LITERAL
 def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> Figure:
     """How the orientations of each class come to agree: a row per epoch, a polar histogram per class.
 
@@ -111,10 +134,11 @@ def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray,
             _petals(ax, planar_angle(epoch_rotations[labels == label]))
         row[0].set_ylabel(f"epoch {epoch:.0f}", rotation=0, ha="right", va="center", labelpad=12, color=INK, fontsize=9)
     for ax, label in zip(axes[0], classes, strict=True):
-        ax.set_title(names[int(label)], fontsize=10, color=INK, pad=5)
+        ax.set_title(caption(names[int(label)], 8), fontsize=10, color=INK, pad=5)
     return figure
 
 
+@LITERAL
 def bound_against_latents(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Lower bounds on log p(x) against the size of the latent space (Bidart & Wong 2019, figure 4).
 
@@ -136,6 +160,7 @@ def bound_against_latents(lines: Mapping[str, Sequence[tuple[int, float]]]) -> F
     return figure
 
 
+@LITERAL
 def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Training loss over steps.
 
@@ -147,8 +172,10 @@ def training_curve(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         steps, losses = zip(*((row["step"], row["loss"]) for row in rows), strict=True)
         ax.plot(steps, losses, color=colour, linewidth=1.6, marker="o" if len(steps) < 3 else None, label=name)
     losses = np.array([row["loss"] for rows in runs.values() for row in rows])
-    low, high = losses.min(), np.percentile(losses, 95)  # the first steps would flatten all the rest
-    ax.set_ylim(low - 0.05 * (high - low) - 0.5, high + 0.05 * (high - low) + 0.5)
+    losses = losses[np.isfinite(losses)]
+    if len(losses):
+        low, high = losses.min(), np.percentile(losses, 95)  # the first steps would flatten all the rest
+        ax.set_ylim(low - 0.05 * (high - low) - 0.5, high + 0.05 * (high - low) + 0.5)
     ax.set_xlim(left=0)
     ax.set_xlabel("training step")
     ax.set_ylabel("loss J, nats per example")

@@ -8,81 +8,29 @@ workdir/report.html       both, for people; needs no other file and no network
 import base64
 import dataclasses
 import datetime
-import html
 import importlib.metadata
-import importlib.resources
-import io
 import json
 import math
 import os
 import pathlib
 import platform
-import string
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+import jinja2
 from matplotlib.figure import Figure
 
-from avae.config import Experiment, flatten
-from avae.evaluation.evaluate import NAMES, Results
-from avae.report import figures, pictures
-from avae.report.tables import UNLABELLED, as_html, cell_html, tables, tiles
-from avae.runtime.progress import read_metrics
-
-ALT = {
-    "grid": "Test examples, their canonical form and their reconstructions",
-    "slices": "Central slices of test volumes, their canonical form and their reconstructions",
-    "loss_curve": "Loss against the rotation of the input",
-    "orientation": "Histograms of the canonical orientation of each class",
-    "training": "Training loss against steps",
-}
-NO_CLUSTERS = ' Not measured: it needs scikit-learn (pip install "avae[cluster]") and more than one class.'
-
-SLICES = "The three central slices of the first volumes: across z, y and x; in z-y slices z runs to the right."
-
-# The section of the bound; left out where there is none.
-BOUND = """<p>Lower bound on log&nbsp;p(x), all that is unknown integrated out by $n_samples draws for each of the first
-$n_images test $examples: with poses from a mixture around the modes of J and the prior (B4 in docs/theory.md), and
-the same bound of the model without poses (IWAE). Here the pose is paid for: the comparison of like with like;
-few effective draws mean that a bound is loose.</p>
-$table"""
-
-# What the template calls things, by the dimension of the data.
-WORDS = {
-    2: {
-        "example": "image",
-        "examples": "images",
-        "pixels": "pixels",
-        "about": "",
-        "views": "",
-        "modulo": "; modulo 180° half a turn counts as nothing",
-        "orientation_caption": (
-            "Angle at which the objects of each class stand in the canonical frame, counter-clockwise from upright; "
-            "areas are proportional to counts. One narrow petal is one encoded orientation. The arrow is the mean "
-            "direction; its length, as a fraction of the radius, is the resultant R: 1 if all agree, by chance about "
-            "0.89 / √n in a class of n."
-        ),
-    },
-    3: {
-        "example": "volume",
-        "examples": "volumes",
-        "pixels": "voxels",
-        "about": "in the x-y plane, about the z axis,",
-        "views": (
-            " Volumes are seen from obliquely above, x to the right, y down and z towards the viewer; a pale tick "
-            "points away from the viewer."
-        ),
-        "modulo": "",
-        "orientation_caption": (
-            "Angle between the orientation at which an object stands in the canonical frame and the most central one "
-            "of its class. All near 0° is one encoded orientation; dashed, what rotations drawn at random would give. "
-            "R is the resultant: 1 if all agree, by chance about 0.76 / √n in a class of n."
-        ),
-    },
-}
+from avae.config import Experiment
+from avae.evaluation.evaluate import Results
+from avae.report import figures, pictures, pose_figures
+from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
+from avae.runtime.files import write_whole
+from avae.runtime.nested import flatten
+from avae.runtime.progress import say
+from avae.training.watch import read_metrics
 
 
 def write(
@@ -93,7 +41,9 @@ def write(
     baseline_dir: pathlib.Path | None = None,
     remarks: Sequence[str] = (),
 ) -> pathlib.Path:
-    """Writes results.json, the figures and report.html into `workdir`.
+    """Writes results.json, then the figures, then report.html into `workdir`, each whole or not at all.
+
+    A figure that cannot be drawn is named on standard error and in the report.
 
     Args:
       workdir: an existing folder; the training curve is drawn from its metrics.jsonl where there is one.
@@ -104,17 +54,34 @@ def write(
 
     Returns:
       The path of report.html.
+
+    Raises:
+      OSError: if results.json or report.html cannot be written.
     """
     workdir = pathlib.Path(workdir)
     numbers = _finite(results.numbers)
     extra = {"remarks": list(remarks), "environment": environment(), "config": describe(experiment)}
-    pngs = {name: _png(figure) for name, figure in _figures(results, workdir, baseline_dir).items()}
-    (workdir / "figures").mkdir(parents=True, exist_ok=True)
-    for name, png in pngs.items():
-        (workdir / "figures" / f"{name}.png").write_bytes(png)
-    (workdir / "results.json").write_text(json.dumps(numbers | extra, indent=2, allow_nan=False) + "\n")
-    path = workdir / "report.html"
-    path.write_text(_page(workdir.resolve().name, numbers, extra, pngs, experiment), encoding="utf-8")
+    text = json.dumps(numbers | extra, indent=2, allow_nan=False) + "\n"
+    write_whole(workdir / "results.json", text.encode())
+    pngs, failed = _draw(_figures(results, numbers, workdir, baseline_dir), workdir / "figures")
+    path, model = workdir / "report.html", experiment.model
+    page = _template().render(
+        name=caption(workdir.resolve().name),
+        parts=[type(part).__name__ for part in (model.networks, model.likelihood, model.transform)],
+        numbers=numbers,
+        tables=tables(numbers),
+        tiles=tiles(numbers),
+        labelled=labelled(numbers),
+        unlabelled=UNLABELLED,
+        channels=results.pictures.images.shape[-1],
+        circle=pose_figures.is_circle(model.transform),
+        pngs={name: base64.b64encode(png).decode() for name, png in pngs.items()},
+        failed=failed,
+        remarks=extra["remarks"],
+        environment=extra["environment"],
+        config=flatten(extra["config"]),
+    )
+    write_whole(path, page.encode("utf-8", "replace"))
     return path
 
 
@@ -139,102 +106,50 @@ def describe(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else [describe(item) for item in value]
 
 
-def _figures(results: Results, workdir: pathlib.Path, baseline_dir: pathlib.Path | None) -> dict[str, Figure]:
-    degrees = np.array(results.numbers["curve"]["angles"])
-    classes = results.numbers["orientation"]["classes"] or {0: {"name": "all, without labels"}}
+def _figures(
+    results: Results, numbers: Mapping[str, Any], workdir: pathlib.Path, baseline_dir: pathlib.Path | None
+) -> dict[str, Callable[[], Figure]]:
+    """How each figure is drawn, by its name."""
+    classes = numbers["orientation"]["classes"] or {0: {"name": "all, without labels"}}
     names = {int(label): entry["name"] for label, entry in classes.items()}
-    drawn = {
-        "grid": pictures.grid(*results.pictures),
-        "loss_curve": figures.loss_curve(degrees, results.curves),
-        "orientation": figures.orientation_histograms(results.rotations, results.labels, names),
+    drawings: dict[str, Callable[[], Figure]] = {
+        "grid": lambda: pictures.grid(*results.pictures),
+        "loss_curve": lambda: figures.loss_curve(numbers["curve"]),
+        "orientation": lambda: figures.orientation_histograms(results.rotations, results.labels, names),
     }
     if results.pictures.images.ndim == 5:
-        drawn["slices"] = pictures.slices(*results.pictures)
+        drawings["slices"] = lambda: pictures.slices(*results.pictures)
+    if uncertain := results.uncertain:
+        drawings["posterior"] = lambda: pose_figures.posterior_figure(uncertain.images, uncertain.posterior)
     folders = {"avae": workdir} | ({} if baseline_dir is None else {"plain_vae": baseline_dir})
     runs = {NAMES[name]: [row for row in read_metrics(folder) if "loss" in row] for name, folder in folders.items()}
     runs = {name: rows for name, rows in runs.items() if rows}
-    return drawn | ({"training": figures.training_curve(runs)} if runs else {})
+    return drawings | ({"training": lambda: figures.training_curve(runs)} if runs else {})
 
 
-def _page(
-    name: str, numbers: dict[str, Any], extra: dict[str, Any], pngs: dict[str, bytes], experiment: Experiment
-) -> str:
-    """report.html: the words are in the template, the numbers come from results.json by way of `avae.report.tables`."""
-    model, bad = experiment.model, numbers["search"]["not_finite"]
-    parts = (type(part).__name__ for part in (model.networks, model.likelihood, model.transform))
-    training = f"<h2>Training</h2><figure>{_image('training', pngs['training'])}</figure>" if "training" in pngs else ""
-    words = WORDS[numbers["orientation"]["dimension"]]
-    n_classes = len(numbers["orientation"]["classes"])
-    shown = dict.fromkeys(("errors", "classes", "latents"), "")  # left out without labels
-    shown |= {name: as_html(numbers, table) for name, table in tables(numbers).items()}
-    slices = (
-        f"<figure>{_image('slices', pngs['slices'])}<figcaption>{SLICES}</figcaption></figure>"
-        if "slices" in pngs
-        else ""
-    )
-    template = (importlib.resources.files("avae.report") / "page.html").read_text(encoding="utf-8")
-    bound = ""
-    if numbers.get("bound"):
-        counts = {name: f"{numbers['bound'][name]:,}" for name in ("n_images", "n_samples")}
-        bound = string.Template(BOUND).substitute(counts, table=shown.pop("bound"), **words)
-    return string.Template(template).substitute(
-        title=f"Affine VAE: {html.escape(name)}",
-        subtitle=html.escape(" · ".join(parts)),
-        remarks="".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in extra["remarks"]),
-        tiles=_tiles(numbers),
-        n_test=f"{numbers['n_test']:,}",
-        draws=numbers["draws"],
-        n_exhaustive=f"{numbers['search']['n_images']:,}",
-        n_angles=f"{numbers['search']['n_angles']:,}",
-        n_curve=f"{numbers['curve']['n_images']:,}",
-        n_speed=f"{numbers['speed']['batch']:,}",
-        not_finite=f" <strong>{bad} of the losses with search are not finite.</strong>" if bad else "",
-        no_clusters=_no_clusters(numbers),
-        clusters=f"{n_classes} clusters" if n_classes else "one cluster for each class",
-        unlabelled="" if n_classes else f"{UNLABELLED}.",
-        slices=slices,
-        training=training,
-        environment=_settings(extra["environment"]),
-        config=_settings(flatten(extra["config"])),
-        **{name: _image(name, png) for name, png in pngs.items() if name not in ("training", "slices")},
-        **words,
-        bound=bound,
-        **{f"table_{name}": text for name, text in shown.items()},
-    )
+def _draw(
+    drawings: Mapping[str, Callable[[], Figure]], folder: pathlib.Path
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Draws the figures into `folder`: those that were drawn, as PNG files, and what became of the others."""
+    pngs, failed = {}, {}
+    for name, draw in drawings.items():
+        path = folder / f"{name}.png"
+        try:
+            folder.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)  # an older one is not of these numbers
+            pngs[name] = figures.png(draw())
+            write_whole(path, pngs[name])
+        except Exception as error:  # whatever it is, the numbers are not to be lost for a picture
+            failed[name] = f"{type(error).__name__}: {error}"
+            say(f"{path} could not be drawn: {failed[name]}", sys.stderr)
+    return pngs, failed
 
 
-def _no_clusters(numbers: Mapping[str, Any]) -> str:
-    """Why there is no accuracy of clusters; nothing if there is one."""
-    if numbers["clusters"]["accuracy"] is not None:
-        return ""
-    return NO_CLUSTERS if numbers["orientation"]["classes"] else f" {UNLABELLED.capitalize()}."
-
-
-def _tiles(numbers: dict[str, Any]) -> str:
-    """The few numbers at the top; the comparison with the plain VAE is the headline, where there is one."""
-    parts = []
-    for i, (label, cell, unit) in enumerate(tiles(numbers)):
-        kind = "tile first" if i == 0 and numbers["gain"] else "tile"
-        number = f"<b>{cell_html(numbers, cell)} <small>{unit}</small></b>"
-        parts.append(f'<div class="{kind}">{number}<span class="name">{html.escape(label)}</span></div>')
-    return "\n".join(parts)
-
-
-def _image(name: str, png: bytes) -> str:
-    return f'<img alt="{ALT[name]}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    rows = (
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in values.items()
-    )
-    return "".join(rows)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("avae", "report")
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page.filters["count"] = "{:,}".format
+    return page.get_template("page.html")
 
 
 def _finite(value: Any) -> Any:

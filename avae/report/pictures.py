@@ -25,18 +25,16 @@ def grid(
     """One column per example: what came in, what the encoder saw, what came back, and what a plain VAE makes of it.
 
     Args:
-      images: inputs [N, *space, C], C = 1 or 3 (volumes: C = 1, rendered, at most 8 of them); the tick at the edge
-        points to what becomes "up" in the canonical frame.
+      images: inputs [N, *space, C] (volumes are rendered, at most 8 of them; for channels see `picture`); the tick at
+        the edge points to what becomes "up" in the canonical frame.
       canonical: tau_alpha* x [N, *frame, C], of any size.
       reconstruction: of the AVAE, in the frame of the input [N, *space, C].
       matrix: pull maps of the poses that were found [N, d, d+1].
       plain: reconstruction of a plain VAE [N, *space, C].
     """
-    volumes = images.ndim == 5
-    low, high = float(images.min()), float(images.max())
-    show = (lambda x: render(x[..., 0], low, high)) if volumes else (lambda x: _scaled(x, low, high))
+    span, n = contrast(images), 8 if images.ndim == 5 else None
     rows = _rows(images, canonical, reconstruction, plain)
-    pictures = {name: [show(example) for example in stack[: 8 if volumes else None]] for name, stack in rows.items()}
+    pictures = {name: [picture(example, *span) for example in stack[:n]] for name, stack in rows.items()}
     figure, axes = _gallery(pictures)
     for ax, pull in zip(axes[0], matrix, strict=False):
         _tick(ax, pull, images.shape[1:-1], frame=np.shape(ax.images[0].get_array())[:2])
@@ -51,10 +49,10 @@ def slices(
     plain: np.ndarray | None = None,
 ) -> Figure:
     """The three central slices of up to four volumes, in the rows of `grid`, whose arguments it takes."""
-    low, high = float(images.min()), float(images.max())
+    span = contrast(images)
     rows = _rows(images, canonical, reconstruction, plain)
     pictures = {
-        name: [_scaled(plane, low, high) for volume in stack[:4] for plane in central_slices(volume)]
+        name: [picture(plane, *span) for volume in stack[:4] for plane in central_slices(volume)]
         for name, stack in rows.items()
     }
     figure, axes = _gallery(pictures, group=3)
@@ -63,22 +61,38 @@ def slices(
     return figure
 
 
+def contrast(images: np.ndarray) -> tuple[Any, Any]:
+    """The lowest and highest value of images [N, *space, C]: one of each for grey and colour, else for each channel."""
+    axes = None if images.shape[-1] in (1, 3) else tuple(range(images.ndim - 1))
+    return images.min(axis=axes), images.max(axis=axes)
+
+
+def picture(example: np.ndarray, low: Any = 0.0, high: Any = 1.0) -> np.ndarray:
+    """An example [*space, C] as brightness [H, W] or colour [H, W, 3] in [0, 1], with `low` and `high` at the ends.
+
+    One channel is grey, two are magenta and green, of three and more the first three are red, green and blue. A volume
+    is rendered, as the mean over its channels. What is not finite counts as zero.
+    """
+    scaled = np.clip((np.nan_to_num(example) - low) / np.maximum(high - low, 1e-6), 0, 1)
+    if example.ndim == 4:
+        return render(scaled.mean(axis=-1))
+    return {1: scaled[..., 0], 2: scaled[..., [0, -1, 0]]}.get(example.shape[-1], scaled[..., :3])
+
+
 def central_slices(volume: np.ndarray) -> list[np.ndarray]:
     """The slices [., ., C] of a volume [D, H, W, C] through its centre, across z, y and x."""
     depth, height, width = volume.shape[:3]
     return [volume[depth // 2], volume[:, height // 2], volume[:, :, width // 2].swapaxes(0, 1)]
 
 
-def render(volume: np.ndarray, low: float = 0.0, high: float = 1.0, size: int = 112) -> np.ndarray:
+def render(volume: np.ndarray, size: int = 112) -> np.ndarray:
     """A view of a volume from obliquely above: orthographic, composited from front to back, shaded by its gradient.
 
     The object is turned by 30 degrees about y and tilted by 25 degrees towards the viewer, who stands at +z; y points
-    down. A voxel of value `high` is all but opaque, one of `low` is clear (Levoy 1988).
+    down. A voxel of value 1 is all but opaque, one of 0 is clear (Levoy 1988).
 
     Args:
-      volume: [D, H, W].
-      low: the value of empty space.
-      high: the value of solid matter.
+      volume: [D, H, W] in [0, 1].
       size: side of the view in pixels.
 
     Returns:
@@ -95,13 +109,12 @@ def render(volume: np.ndarray, low: float = 0.0, high: float = 1.0, size: int = 
     def seen(field: np.ndarray) -> np.ndarray:
         return affine_transform(field, linear, offset, (side, size, size), np.float32, order=1)[::-1]  # front first
 
-    matter: Any = np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
-    slopes: Any = np.gradient(gaussian_filter(matter, 0.9))
+    slopes: Any = np.gradient(gaussian_filter(volume, 0.9))
     normals = np.stack([-seen(slope) for slope in slopes[::-1]], axis=-1)
     lit = normals @ (view(3).T @ (LIGHT / np.linalg.norm(LIGHT)))
     lit = lit / np.maximum(np.linalg.norm(normals, axis=-1), 1e-3)
     shade = 0.22 + 0.7 * ((1 + lit) / 2) ** 1.5
-    clear = np.cumprod(1 - 0.97 * seen(matter) ** 1.5, axis=0)  # light that is left behind each layer
+    clear = np.cumprod(1 - 0.97 * seen(volume) ** 1.5, axis=0)  # light that is left behind each layer
     weight = -np.diff(clear, axis=0, prepend=1.0)
     return np.clip((weight * shade).sum(axis=0) + clear[-1], 0, 1)
 
@@ -145,12 +158,6 @@ def _gallery(rows: Mapping[str, Sequence[np.ndarray]], group: int = 0) -> tuple[
         style = {"fontsize": 10, "color": COLOURS.get(name, INK), "linespacing": 1.3}
         axes[i, 0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, **style)
     return figure, axes
-
-
-def _scaled(picture: np.ndarray, low: float, high: float) -> np.ndarray:
-    """[H, W] or [H, W, 3] in [0, 1], `low` and `high` at the ends."""
-    picture = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
-    return picture[..., 0] if picture.shape[-1] == 1 else picture
 
 
 def _tick(ax: Axes, pull: np.ndarray, space: tuple[int, ...], frame: tuple[int, ...]) -> None:

@@ -9,30 +9,35 @@ from matplotlib.figure import Figure
 
 from avae.inference.posterior import PosePosterior
 from avae.report.figures import DPI, FAINT, INK, MUTED, WIDTH
-from avae.report.pictures import render
+from avae.report.pictures import contrast, picture
+from avae.transforms import Transform
 from avae.transforms.factors import Box, Circle, Elements
 from avae.transforms.quaternions import Rotations
 
 DENSITY, MODE = "#56B4E9", "#D55E00"
-MAX_RINGS, MAX_ROWS = 12, 6
+MAX_SHOWN = 8
 SHOWN = 0.02  # modes of less weight are not marked
 
 
 def posterior_figure(images: np.ndarray, posterior: PosePosterior) -> Figure:
     """The posterior of the pose of each image.
 
-    A family that is the circle alone gives a ring around each of up to 12 images: it bulges where the posterior puts
-    what becomes "up" in the canonical frame; lines are the modes, with their weights. Other families give, for up to 6
-    images, one panel for each angle and each entry of a box, and one for the angle between a rotation of space and the
-    best mode; a vertical line marks the best mode.
+    A family that is the circle alone gives a ring around each image: it bulges where the posterior puts what becomes
+    "up" in the canonical frame; lines are the modes, with their weights. Other families give, for each image, one panel
+    for each angle and each entry of a box, and one for the angle between a rotation of space and the best mode; a
+    vertical line marks the best mode.
 
     Args:
-      images: [B, *space, C] (volumes are rendered).
+      images: [B, *space, C], of which the first eight are shown.
       posterior: of these images, as `avae.pose_posterior` returns it.
     """
-    if [type(factor) for factor in posterior.transform.factors] == [Circle]:
-        return _rings(images[:MAX_RINGS], posterior)
-    return _marginals(images[:MAX_ROWS], posterior)
+    draw = _rings if is_circle(posterior.transform) else _marginals
+    return draw(images[:MAX_SHOWN], posterior)
+
+
+def is_circle(transform: Transform) -> bool:
+    """Whether a family is the circle alone, whose posteriors are rings."""
+    return [type(factor) for factor in transform.factors] == [Circle]
 
 
 def kernel_density(
@@ -174,7 +179,5 @@ def _weighted(posterior: PosePosterior, index: int, entry: int, tangent: int) ->
 
 
 def _show(ax: Any, image: np.ndarray) -> None:
-    low, high = float(image.min()), float(image.max())
-    shown = render(image[..., 0], low, high) if image.ndim == 4 else (image - low) / max(high - low, 1e-6)
-    ax.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    ax.imshow(picture(image, *contrast(image[None])), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()

@@ -150,6 +150,22 @@ def all_agree(ok: bool) -> bool:
     return ok if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
+def in_first_process(action: Callable[[], Any]) -> None:
+    """Calls `action` in the first process alone. All processes go on when it is done, or none of them does.
+
+    Raises:
+      Mistake: in the others, if it raised in the first, which raises what it raised.
+    """
+    error = None
+    if first_process():
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+    if not all_agree(error is None):
+        raise error or Mistake("the first process could not go on; its message says why")
+
+
 def of_first_process(numbers: list[int]) -> list[int]:
     """The numbers that the first process gives, in every process."""
     if jax.process_count() == 1:

@@ -1,6 +1,8 @@
 """What is raised where the caller is to mend something: `train.py` shows it as a sentence, without a traceback."""
 
+import difflib
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -23,3 +25,9 @@ def at_least(section: str, settings: Any, **least: float) -> None:
         value = getattr(settings, name)
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
             raise Mistake(f"{section}.{name}: expected a whole number of at least {low}, got {value!r}")
+
+
+def suggestion(name: Any, known: Iterable[str], otherwise: str = "") -> str:
+    """What to add to a message about an unknown `name`: which of the known names was meant, or something else."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else otherwise

@@ -1,69 +1,34 @@
-"""What a run says while it runs: metrics.jsonl always, TensorBoard where installed, a bar or log lines for people."""
+"""What a long job tells people: how far it is, and sentences."""
 
-import json
-import os
-import pathlib
+import codecs
+import io
 import sys
-import time
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from avae.runtime.devices import first_process
 
-try:
-    from tensorboardX import SummaryWriter
-except ImportError:  # the extra "tensorboard" is not installed
-    SummaryWriter = None
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints to `file` (default: standard output), whatever its encoding: a queue's or a container's may be ASCII."""
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "plain").decode(encoding), file=file, flush=True)
 
 
-class Writer:
-    """Scalars by step, to `workdir/metrics.jsonl` (one JSON object a line) and to TensorBoard where installed.
-
-    A run that resumes after `step` drops what was logged later: those steps are run again.
-    """
-
-    def __init__(self, workdir: pathlib.Path, step: int = 0) -> None:
-        first = first_process()  # the others write nothing
-        path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
-        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", buffering=1)
-        board = SummaryWriter if first else None
-        self._board = board(str(workdir / "tensorboard"), purge_step=step + 1) if board else None
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of one step."""
-        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if self._board:
-            self._board.close()
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join({"±": "+-", "°": "deg"}.get(character, "?") for character in lacking), error.end
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """The rows of `workdir/metrics.jsonl`; a last line cut short by a kill is left out."""
-    path = workdir / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+codecs.register_error("plain", _plain)
 
 
-class Progress:
-    """How far a long job is: a bar with ETA on a terminal, lines with ETA elsewhere; both on standard error.
+class Progress(tqdm):
+    """tqdm on standard error, by the first process: a bar on a terminal, elsewhere a line every few units.
 
     Args:
       title: what is being done.
@@ -73,57 +38,33 @@ class Progress:
       every: units between two lines, where there is no terminal.
     """
 
+    monitor_interval = 0  # no thread beside it
+
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
-        self._title, self._total, self._done, self._first, self._every = title, total, done, done, every
-        self._unit, self._since, self._start = unit, done, time.monotonic()
-        self._bar, self._quiet = None, not first_process()
-        if self._quiet:
-            return
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
+        shared: dict[str, Any] = {"desc": title, "total": total, "initial": done, "unit": unit}
+        shared["disable"] = not first_process()
+        self._lines, self._shown = not sys.stderr.isatty(), -1
+        if self._lines:  # tqdm's own output, which returns to the start of the line, goes nowhere
+            form = "{desc}: {n_fmt}/{total_fmt} {unit}s, {remaining} left{postfix}"
+            super().__init__(**shared, file=io.StringIO(), miniters=every, mininterval=0, bar_format=form)
         else:
-            self.say(f"{title}: {total - done} of {total} {unit}s to go")
+            super().__init__(**shared, dynamic_ncols=True)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Shows how far it is, as a line where there is no terminal."""
+        if not self._lines:
+            super().display(msg, pos)
+        elif self.n != self._shown:
+            self._shown = self.n
+            say(str(self), sys.stderr)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """`n` more units are done; `note` is shown beside the bar, or in the next line."""
-        before, self._done = self._done, self._done + n
-        if self._bar:
-            self._bar.update(n)
-            if note:
-                self._bar.set_postfix_str(note)
-        elif before == self._first or self._done // self._every > before // self._every or self._done == self._total:
-            line = f"{self._title}: {self._done}/{self._total} {self._unit}s{self._left()}"
-            self.say(line + (f" | {note}" if note else ""))
-        if before == self._first:
-            self._since, self._start = self._done, time.monotonic()
+        if note:
+            self.set_postfix_str(note, refresh=False)
+        self.update(n)
 
     def say(self, line: str) -> None:
         """A line that does not break the bar."""
-        if self._bar:
-            self._bar.write(line, file=sys.stderr)
-        elif not self._quiet:
-            print(line, file=sys.stderr, flush=True)
-
-    def _left(self) -> str:
-        """Time to go, counted without the first unit: compilation happens once."""
-        done = self._done - self._since
-        if done <= 0 or self._since == self._first:
-            return ""
-        return f", {_clock((time.monotonic() - self._start) / done * (self._total - self._done))} left"
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        if self._bar:
-            self._bar.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        if not self.disable:
+            self.write(line, file=sys.stderr)

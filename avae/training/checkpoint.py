@@ -1,50 +1,56 @@
-"""Runs on disk: the config, and the checkpoints beside it. All of Orbax is in this file.
-
-workdir/config.json             what the run is; a workdir belongs to one config
-workdir/checkpoints/<step>/     Orbax checkpoints of the train state, the newest few and the best
-"""
+"""The checkpoints of a run: workdir/checkpoints/<step>/, the newest few and the best. All of Orbax is in this file."""
 
 import contextlib
 import gc
-import json
 import logging
+import operator
+import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
-from orbax.checkpoint import v1 as ocp
 
-from avae.config import Experiment, complete, experiment, flatten, plain
+from avae.config import Experiment
 from avae.model import Params
-from avae.runtime import devices
+from avae.runtime import devices, root_logger
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
+from avae.training.run_folder import load_experiment
 from avae.training.step import TrainState, init_state, trained
 
-# May change between two starts of the same run: they decide nothing about its weights.
-FREE = ("evaluation.", "search.", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.keep_best")
+with root_logger.untouched():
+    from orbax.checkpoint import v1 as ocp
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written. The message says why, and which is the last good one."""
 
 
 class Checkpoints:
     """The checkpoints of one run, written in the background, made visible only when whole.
 
-    Every process calls every method, in the same order; each writes what it holds, to storage that all of them see.
+    Every process calls every method, in the same order, from one thread; each writes what it holds, to storage that
+    all of them see.
+
+    Args:
+      workdir: the folder of the run.
+      keep_last: how many of the newest are kept; None to only read: then nothing is created or cleaned up.
+      keep_best: how many are kept besides, those with the lowest loss.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep_last: int = 2, keep_best: int = 1) -> None:
-        policies: Any = ocp.training.preservation_policies  # Orbax's own types disagree
-        every_step: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-        best = policies.BestN(get_metric_fn=_loss, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
-        self._checkpointer = ocp.training.Checkpointer(
-            str((workdir / "checkpoints").resolve()),
-            save_decision_policy=every_step,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_last), best]),
-            cleanup_tmp_directories=True,
-        )
+    def __init__(self, workdir: pathlib.Path, keep_last: int | None = None, keep_best: int = 0) -> None:
+        self._directory = (workdir / "checkpoints").resolve()
         self._saving: tuple[int, Any] | None = None
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(root_logger.untouched())
+        self._checkpointer: Any = None  # of a reader where there is nothing
+        if keep_last is not None:
+            self._checkpointer = _writer(self._directory, keep_last, keep_best)
+        elif devices.all_agree(self._directory.is_dir()):
+            self._checkpointer = _listed(lambda: ocp.training.Checkpointer(str(self._directory)))
 
     def save(self, state: TrainState, loss: float) -> None:
         """Starts to save a copy of `state`, whose buffers are given to the next step; waits for the save before.
@@ -60,7 +66,7 @@ class Checkpoints:
         """Returns when nothing is being saved any more.
 
         Raises:
-          OSError: if the checkpoint could not be written (a full disk); the ones before are untouched.
+          NotSaved: if the checkpoint could not be written (a full disk); the ones before are untouched.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
@@ -69,41 +75,52 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
-        """A failure to write, of whatever class, as an OSError that says what is left."""
+        """Turns any failure to write into an error that names the last good checkpoint."""
         try:
             yield
         except Exception as error:
-            good = [found.step for found in self._checkpointer.checkpoints if found.step != step]
+            good = [found.step for found in self._found() if found.step != step]
             left = f"the last good one, of step {max(good)}, is kept" if good else "there is none before it"
-            raise OSError(f"checkpoint {step} could not be written ({_reason(error)}); {left}") from error
+            raise NotSaved(f"checkpoint {step} could not be written ({_reason(error)}); {left}") from error
 
     def restore(self, like: TrainState, best: bool = False) -> TrainState | None:
         """The newest state that can be read, or the best, or None where there is none at all.
 
-        A checkpoint that a process cannot read is named on its standard error, and all take the next newest, or next
-        best.
+        A checkpoint unreadable on one process is named on its standard error, and skipped on all for the next newest,
+        or next best.
 
         Raises:
           Mistake: if there are checkpoints but none can be read.
         """
-        found = sorted(self._checkpointer.checkpoints, key=_loss_of if best else _newest)
-        steps = devices.of_first_process([checkpoint.step for checkpoint in found])  # not all may see the newest yet
-        for step in steps:
-            if (state := self._state(step, like)) is not None:
+        skipped: list[int] = []
+
+        def key(found: Any) -> float:  # checkpoints of older versions have no loss
+            return (found.metrics or {}).get("loss", float("inf")) if best else -found.step
+
+        while steps := [step for step in self._steps(key) if step not in skipped]:
+            if (state := self._state(steps[0], like)) is not None:
                 return state
-        if steps:
+            skipped.append(steps[0])
+            _listed(self._checkpointer.reload)  # a job that is training may have replaced it by a newer one
+        if skipped:
             raise Mistake(
-                f"none of the checkpoints {steps} in {self._checkpointer.directory} can be read; "
+                f"none of the checkpoints {skipped} in {self._directory} can be read; "
                 "choose another --workdir, or remove this one to begin again"
             )
         return None
 
     def restore_all(self, like: TrainState) -> Iterator[TrainState]:
         """Every state that is kept and can be read, the oldest first."""
-        found = sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
-        for step in devices.of_first_process(found):
+        for step in self._steps(operator.attrgetter("step")):
             if (state := self._state(step, like)) is not None:
                 yield state
+
+    def _found(self) -> list[Any]:
+        return list(self._checkpointer.checkpoints) if self._checkpointer else []
+
+    def _steps(self, key: Any) -> list[int]:
+        """The steps of all checkpoints, in the order of `key`, as the first process sees them."""
+        return devices.of_first_process([found.step for found in sorted(self._found(), key=key)])
 
     def _state(self, step: int, like: TrainState) -> TrainState | None:
         """The state of `step`, or None where a process cannot read it, which is told on standard error."""
@@ -116,9 +133,8 @@ class Checkpoints:
             _collect_failed_reads()
             arrays, reason = None, _reason(error)
         if not devices.all_agree(arrays is not None) or arrays is None:
-            note = f"checkpoint {step} cannot be read ({reason or 'by another process'}); it is passed over"
-            print(note, file=sys.stderr)
-            return None
+            why = reason or "by another process"
+            return print(f"checkpoint {step} cannot be read ({why}); it is passed over", file=sys.stderr)
         params = like.params.replace(weights=arrays["weights"])
         return like.replace(params=params, **{name: part for name, part in arrays.items() if name != "weights"})
 
@@ -143,15 +159,18 @@ class Checkpoints:
             saved = False
             raise
         finally:  # Orbax waits for what is being saved; where something went wrong already, that is what is told
-            with contextlib.nullcontext() if saved else contextlib.suppress(Exception):
-                self._checkpointer.close()
+            with self._stack, contextlib.nullcontext() if saved else contextlib.suppress(Exception):
+                if self._checkpointer is not None:
+                    self._checkpointer.close()
 
 
-def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
+def load(workdir: str | os.PathLike[str], *, best: bool = False) -> Params:
     """A trained run: its model and the newest weights; their running average, if the run kept one.
 
+    It only reads: a run can be loaded while it trains, and from where nothing can be written.
+
     Args:
-      workdir: the folder given to (or chosen by) train.py.
+      workdir: the folder given to (or chosen by) train.py; `~` is the home folder.
       best: take the checkpoint with the lowest training loss instead.
 
     Returns:
@@ -160,74 +179,47 @@ def load(workdir: str | pathlib.Path, *, best: bool = False) -> Params:
     Raises:
       Mistake: if there is no run in `workdir`, or nothing in it that can be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = expanded(workdir)
     experiment = load_experiment(workdir)
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
         raise Mistake(f"{workdir}: the run has not saved a checkpoint yet")
-    return _at_home(trained(state, experiment))
+    return _params(state, experiment)
 
 
-def load_all(workdir: str | pathlib.Path) -> Iterator[tuple[int, Params]]:
+def load_all(workdir: str | os.PathLike[str]) -> Iterator[tuple[int, Params]]:
     """Every checkpoint that a run kept (`train.keep_last`), the oldest first: its step, and what `load` gives of it.
 
     Raises:
       Mistake: if there is no run in `workdir`.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = expanded(workdir)
     experiment = load_experiment(workdir)
     with Checkpoints(workdir) as checkpoints:
         for state in checkpoints.restore_all(devices.replicate(init_state(experiment))):
-            yield int(state.step), _at_home(trained(state, experiment))
+            yield int(state.step), _params(state, experiment)
 
 
-def load_experiment(workdir: str | pathlib.Path) -> Experiment:
-    """The experiment whose config is saved in `workdir`.
-
-    Raises:
-      Mistake: if there is none, or it cannot be read.
-    """
-    return experiment(_read_config(pathlib.Path(workdir)))
-
-
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes `workdir` the folder of this config, or checks that it is.
-
-    Raises:
-      Mistake: if the folder holds a run of another config; the message names the settings that differ.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        there, here = flatten(_read_config(workdir)), flatten(complete(plain(config)))
-        changed = [
-            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name) and not name.startswith(FREE)
-        ]
-        if changed:
-            raise Mistake(
-                f"{workdir} holds a run of another config ({'; '.join(changed)}); "
-                "choose another --workdir, or remove this one"
-            )
-    if devices.first_process():
-        workdir.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(complete(plain(config)), indent=2) + "\n")
-        draft.replace(path)  # whole or not at all
-    devices.wait_for_all("claim")
-    if not path.exists():
-        raise Mistake(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
+def _listed(find: Callable[[], Any]) -> Any:
+    """What `find` gives, tried again where a job that trains removes a checkpoint while it is listed."""
+    for _ in range(9):
+        with contextlib.suppress(FileNotFoundError):
+            return find()
+    return find()
 
 
-def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    if not path.exists():
-        raise Mistake(f"{workdir}: no run here (no config.json); train one with train.py --workdir={workdir}")
-    try:
-        return complete(plain(json.loads(path.read_text())))
-    except json.JSONDecodeError as error:
-        raise Mistake(f"{path}: not a readable config ({error})") from None
+def _writer(directory: pathlib.Path, keep_last: int, keep_best: int) -> Any:
+    policies: Any = ocp.training.preservation_policies  # Orbax's own types disagree
+    loss = operator.itemgetter("loss")
+    best = policies.BestN(get_metric_fn=loss, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
+    every_step: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+    return ocp.training.Checkpointer(
+        str(directory),
+        save_decision_policy=every_step,
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_last), best]),
+        cleanup_tmp_directories=True,
+    )
 
 
 def _collect_failed_reads() -> None:
@@ -247,22 +239,9 @@ def _arrays(state: TrainState) -> dict[str, Any]:
     return arrays | {name: part for name, part in optional.items() if part is not None}
 
 
-def _at_home(params: Params) -> Params:
-    """Parameters that are at home on any device: they go where the images are."""
-    return jax.tree.map(jnp.asarray, jax.device_get(params))
-
-
-def _loss(metrics: Any) -> float:
-    return metrics["loss"]
-
-
-def _loss_of(found: Any) -> float:
-    """What orders checkpoints from the best; those of older versions have no loss."""
-    return found.metrics["loss"] if found.metrics else float("inf")
-
-
-def _newest(found: Any) -> int:
-    return -found.step
+def _params(state: TrainState, experiment: Experiment) -> Params:
+    """What the state gives, as uncommitted copies, which JAX moves to the device of the images."""
+    return jax.tree.map(jnp.asarray, jax.device_get(trained(state, experiment)))
 
 
 def _reason(error: Exception) -> str:

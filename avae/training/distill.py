@@ -31,7 +31,7 @@ def proposal_loss(params: Params, canonical: Array, key: Array) -> Array:
     def one(canonical: Array, key: Array) -> Array:
         alpha = transform.sample(key)
         x = model.from_canonical(canonical, transform, alpha, model.image_shape[:-1])
-        return model.pose_network.loss(params.weights["pose_network"], x, alpha, transform)
+        return model.pose_network.loss(params.pose_weights, x, alpha, transform)
 
     return jnp.mean(jax.vmap(one)(canonical, jax.random.split(key, len(canonical))))
 

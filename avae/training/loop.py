@@ -1,31 +1,52 @@
-"""The outer loop on the host: feeds steps, saves states, and stops when told to."""
+"""The training loop on the host: feeds steps, saves states, and stops on a signal."""
 
 import contextlib
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from avae.checks import check_images
 from avae.config import Experiment
 from avae.data import dataset as data
 from avae.model import Params
 from avae.runtime import devices
-from avae.runtime.progress import Writer
+from avae.training import run_folder
 from avae.training.checkpoint import Checkpoints
-from avae.training.signals import Interrupted, stop_signal
 from avae.training.step import TrainState, init_state, steps_per_run, train_step, trained
-from avae.training.watch import Watch
+from avae.training.watch import Watch, Writer
 
 
-def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
+class Interrupted(Exception):
+    """The run was told to stop by a signal; its state is saved. `signum` says by which."""
+
+    def __init__(self, signum: int, step: int, workdir: pathlib.Path) -> None:
+        self.signum = signum
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name} after step {step}, saved in {workdir}; start again to go on")
+
+
+def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict | None = None) -> Params:
     """Trains from the newest checkpoint in `workdir`, or from the beginning, to the end; on all devices there are.
 
+    Args:
+      experiment: what is trained.
+      workdir: the folder of the run; no other job can train in it meanwhile.
+      config: the config of the experiment. It makes `workdir` the run's own when the first step is about to run, so
+        that a command with a mistake leaves no trace; None if `run_folder.claim` was called before.
+
     Raises:
-      Mistake: if the data does not fill a batch or go with the model, the batch cannot be split over the devices, or
-        no checkpoint in `workdir` can be read.
-      FloatingPointError: if a step is not finite; the last good checkpoint is kept.
+      Mistake: if the data does not fill a batch, does not go with the model, or is not that of the run in `workdir`;
+        if the batch cannot be split over the devices, no checkpoint can be read, or another job trains in `workdir`.
+      Diverged: if a step is not finite; the last good checkpoint is kept.
       OSError: if a checkpoint or a log cannot be written; the last good checkpoint is kept.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
@@ -33,22 +54,37 @@ def fit(experiment: Experiment, workdir: pathlib.Path) -> Params:
     devices.check_batch(train.batch_size)
     order = data.order(experiment.data.n_train, train.batch_size, train.seed)
     total = steps_per_run(train, experiment.data.n_train)
-    with Checkpoints(workdir, train.keep_last, train.keep_best) as checkpoints:
+
+    def claim() -> None:
+        if config is not None:
+            run_folder.claim(workdir, config)
+
+    with run_folder.held(workdir), Checkpoints(workdir, train.keep_last, train.keep_best) as checkpoints:
         state = devices.replicate(init_state(experiment))
         state = checkpoints.restore(state) or state
         first = int(state.step)
-        if first < total:
-            train_set, test_set, _ = data.load(experiment.data)
-            images, name = train_set.images, experiment.data.name
-            looked_at = images[np.arange(min(len(images), 512))]
-            check_images(looked_at, experiment.model, name=f"data.name: training images of {name}")
-            for part, extremes in (("training", data.extremes(images)), ("test", data.extremes(test_set.images))):
-                check_images(extremes, experiment.model, name=f"data.name: {part} images of {name}")
-            batches = contextlib.closing(data.batches(images, order, first, total))
-            with Writer(workdir, first) as writer, stop_signal() as stop, batches as read:
+        if first >= total:
+            claim()
+            return trained(state, experiment)
+        with contextlib.closing(data.batches(_training_images(experiment), order, first, total)) as batches:
+            batches = itertools.chain([next(batches)], batches)
+            claim()
+            run_folder.keep_data(workdir, experiment.data)
+            with Writer(workdir, first) as writer, stop_signal() as stop:
                 watch = Watch(train, workdir, writer, first, total)
-                state = _steps(experiment, state, read, watch, checkpoints, stop)
+                state = _steps(experiment, state, batches, watch, checkpoints, stop)
     return trained(state, experiment)
+
+
+def _training_images(experiment: Experiment) -> Any:
+    """The training images; checks that these and the test images go with the model."""
+    splits, name = data.load(experiment.data), experiment.data.name
+    train, test = splits.train.images, splits.test.images
+    some = train[np.arange(min(len(train), 512))]
+    check_images(some, experiment.model, name=f"data.name: training images of {name}")
+    for part, extremes in (("training", data.extremes(train)), ("test", data.extremes(test))):
+        check_images(extremes, experiment.model, name=f"data.name: {part} images of {name}")
+    return train
 
 
 def _steps(
@@ -74,3 +110,44 @@ def _steps(
                 checkpoints.wait()
                 raise Interrupted(signum, step + 1, watch.workdir)
     return state
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[int], int | None]]:
+    """A function of the step number that gives the signal by which the run was told to stop, or None.
+
+    In one process: the first SIGINT or SIGTERM; a second acts as before. With several processes, SIGTERM to any one
+    stops all at the same step; SIGINT is not intercepted.
+    """
+    if jax.process_count() > 1:
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+        return
+    seen: list[int] = []
+
+    def note(signum: int, restore: Callable[[], None]) -> None:
+        seen.append(signum)
+        restore()
+
+    with on_signal(note):
+        yield lambda step: seen[0] if seen else None
+
+
+@contextlib.contextmanager
+def on_signal(handler: Callable[[int, Callable[[], None]], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `handler(signum, restore)` while the block runs; `restore` ends that at once.
+
+    Nothing is changed outside the main thread, which alone receives signals.
+    """
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for signum, action in before.items():
+            signal.signal(signum, action)
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, lambda number, _: handler(number, restore)) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        restore()

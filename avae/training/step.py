@@ -1,4 +1,4 @@
-"""The outer loop's step: search the pose of every image, hold it, step the weights. Pure; the loop is in train.py.
+"""The training step: search the pose of every image, hold it fixed, update the weights. Pure; the loop is beside it.
 
 At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with respect to the weights is that of J at
 the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
@@ -96,11 +96,10 @@ def train_step(
       gradient's norm and the learning rate.
     """
     key = jax.random.fold_in(jax.random.key(experiment.train.seed), state.step)
-    pose_key, start_key, latent_key = jax.random.split(key, 3)
-    guess_key = jax.random.fold_in(key, 3)
+    pose_key, stretch_key, start_key, latent_key, guess_key = jax.random.split(key, 5)
     if experiment.data.pose == "fresh":
         poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
-        stretches = factors(experiment.data, images.shape[0], jax.random.fold_in(pose_key, 1))
+        stretches = factors(experiment.data, images.shape[0], stretch_key)
         images = repose(images, poses, experiment.data.transform, stretches)
 
     params = state.params.in_precision(experiment.train.precision)

@@ -1,16 +1,73 @@
-"""Eyes on a run: every step is seen to be finite; a line per interval says how fast it goes and what it waits for."""
+"""Watches a run: checks that every step is finite; logs the metrics, the speed, and what the run waits for."""
 
 import contextlib
+import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 
 from avae.config import Train
-from avae.runtime.progress import Progress, Writer
+from avae.runtime.devices import first_process
+from avae.runtime.files import write_whole
+from avae.runtime.progress import Progress
+
+try:
+    from tensorboardX import SummaryWriter
+except ImportError:  # the extra "tensorboard" is not installed
+    SummaryWriter = None
+
+
+class Diverged(FloatingPointError):
+    """A loss or a gradient is not finite. The message says which, and at which step."""
+
+
+class Writer:
+    """Scalars by step, to `workdir/metrics.jsonl` (one JSON object a line) and to TensorBoard where installed.
+
+    A run that resumes after `step` drops what was logged later: those steps are run again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int = 0) -> None:
+        first = first_process()  # the others write nothing
+        path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
+        if first:
+            kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+        board = SummaryWriter if first else None
+        self._board = board(str(workdir / "tensorboard"), purge_step=step + 1) if board else None
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of one step."""
+        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of `workdir/metrics.jsonl`; a last line cut short by a kill is left out."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 class Watch:
@@ -27,7 +84,7 @@ class Watch:
         self._compiling: float | None = None
         self._begin(first)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
@@ -55,7 +112,7 @@ class Watch:
         """Looks at the metrics taken in last: waits for them, checks, counts and logs them.
 
         Raises:
-          FloatingPointError: if one of them is not finite; says which, and at which step.
+          Diverged: if one of them is not finite; says which, and at which step.
         """
         if self._pending is None:
             return
@@ -63,9 +120,9 @@ class Watch:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
-            raise FloatingPointError(
+            raise Diverged(
                 f"step {step + 1}: {' and '.join(bad)} not finite; the last good checkpoint in {self.workdir} is kept "
-                "(try a lower train.learning_rate or train.clip_norm)"
+                "(try a lower train.learning_rate or train.clip_norm; for Gaussian pixels, standardise the images)"
             )
         self._losses.append(values["loss"])
         done, note = step + 1, f"J {values['loss']:.2f} nats"

@@ -14,7 +14,7 @@ from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, 
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index
-from avae.data.sources.walk import expanded
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 
 

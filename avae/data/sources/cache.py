@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from avae.data.sources.walk import expanded, text
+from avae.data.sources.walk import text
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 
 MANIFEST = "manifest.json"

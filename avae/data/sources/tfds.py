@@ -18,7 +18,7 @@ from absl import logging
 
 from avae.data.sources import cache
 from avae.data.sources.stacks import Stack, halves
-from avae.data.sources.walk import expanded
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 

@@ -73,11 +73,6 @@ def text(name: str | os.PathLike[str]) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def expanded(name: str) -> pathlib.Path:
-    """A path that a person gave, with ~ for their home."""
-    return pathlib.Path(os.path.expanduser(name))  # pathlib's own raises where there is no such home
-
-
 def _below(folder: pathlib.Path, left_out: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[pathlib.Path]:
     """All files below a folder, sorted by path; notes what cannot be entered. `above` are the folders that hold it."""
     try:

@@ -1,0 +1,211 @@
+"""The folder of a run: who may write into it, what it is a run of, and on which data.
+
+workdir/config.json   what the run is; a folder belongs to one config
+workdir/data.json     a fingerprint of the data that it was trained on
+workdir/lock          held by the job that trains in the folder; says which
+"""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from ml_collections import ConfigDict
+
+from avae.config import Experiment, complete, experiment
+from avae.data import sources
+from avae.data.dataset import Data
+from avae.runtime import devices
+from avae.runtime.files import expanded, write_whole
+from avae.runtime.mistake import Mistake
+from avae.runtime.nested import flatten, plain
+from avae.training.versions import VERSION, migrate, removed
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# May change between two starts of the same run: they decide nothing about its weights.
+FREE = ("evaluation.", "search.", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.keep_best")
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # file systems without them
+
+
+def load_experiment(workdir: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Experiment:
+    """The experiment whose config is saved in `workdir`.
+
+    Args:
+      workdir: the folder of the run.
+      data: where its data are now, if they were moved: takes the place of `data.name`.
+
+    Raises:
+      Mistake: if there is none, or it cannot be read.
+    """
+    config = complete(migrate(_saved(expanded(workdir))))
+    return experiment(config if data is None else config | {"data": config["data"] | {"name": os.fspath(data)}})
+
+
+def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None:
+    """Checks that `workdir` is the folder of this config, or of none yet; writes nothing.
+
+    Raises:
+      Mistake: if the folder holds a run of another config; the message names the settings that differ.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    saved = _saved(workdir)
+    there, here = flatten(_absolute(complete(migrate(saved)))) | removed(saved), flatten(_described(config))
+    free = FREE + (("data.name",) if (workdir / "data.json").exists() else ())  # known by more than its name
+    changed = [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name) and not name.startswith(free)
+    ]
+    if changed:
+        raise Mistake(
+            f"{workdir} holds a run of another config ({'; '.join(changed)}); "
+            "choose another --workdir, or remove this one"
+        )
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None:
+    """Makes `workdir` the folder of this config; the first process writes.
+
+    Raises:
+      Mistake: as `check`, or if the processes do not see the same folder.
+    """
+    check(workdir, config)
+
+    def write() -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(workdir / "config.json", json.dumps({"version": VERSION} | _described(config), indent=2) + "\n")
+
+    devices.in_first_process(write)
+    if not (workdir / "config.json").exists():
+        raise Mistake(f"{workdir}: expected a folder that all processes see; this one finds nothing in it")
+
+
+def check_data(workdir: pathlib.Path, data: Data) -> None:
+    """Checks that these are the data on which the run was trained, where their fingerprint is known.
+
+    Raises:
+      Mistake: if they are not.
+    """
+    _compare(workdir, data, sources.fingerprint(data.name, dim=data.transform.dim))
+
+
+def keep_data(workdir: pathlib.Path, data: Data) -> None:
+    """Notes on which data the run in `workdir` is trained, or checks that they are still the same.
+
+    Raises:
+      Mistake: as `check_data`.
+    """
+    found, path = sources.fingerprint(data.name, dim=data.transform.dim), workdir / "data.json"
+    if not path.exists():
+        content = {"name": _absolute_name(data.name), "fingerprint": found}
+        devices.in_first_process(lambda: write_whole(path, json.dumps(content, indent=2) + "\n"))
+    _compare(workdir, data, found)
+
+
+def _compare(workdir: pathlib.Path, data: Data, here: str) -> None:
+    path = workdir / "data.json"
+    there = dict(_json(path)).get("fingerprint") if path.exists() else here
+    if there != here:
+        raise Mistake(
+            f"data.name: {data.name} is not what the run in {workdir} was trained on (fingerprint {there} there, "
+            f"{here} here); bring the data back, say where they are now (train.py --config.data.name=PATH, "
+            f"eval.py --data=PATH), or choose another --workdir; to take these data all the same, remove {path}"
+        )
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other jobs from training in `workdir` while the block runs; the system lets go of it if this job dies.
+
+    The first process of a run holds it, for all of them. A folder in which nothing came to be is removed at the end.
+
+    Raises:
+      Mistake: if another job holds it, which is named.
+    """
+    with contextlib.ExitStack() as stack:
+        devices.in_first_process(lambda: stack.enter_context(_locked(workdir)))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise Mistake(f"--workdir: expected a folder, but there is a file at {workdir}, or above it") from None
+    path = workdir / "lock"
+    with path.open("a+", encoding="utf-8") as file:
+        if not _lock(file):
+            file.seek(0)
+            holder = file.read().strip() or "another job"
+            raise Mistake(
+                f"{workdir}: {holder} is training in this folder; wait for it, stop it, or choose another --workdir"
+            )
+        file.truncate(0)
+        now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {now},\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            if not (workdir / "config.json").exists():  # nothing was claimed
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    (workdir / "checkpoints").rmdir()
+                    workdir.rmdir()
+
+
+def _lock(file: TextIO) -> bool:
+    """Whether this job now holds the file, or the file system knows no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return os.fstat(file.fileno()).st_nlink > 0  # else it was removed by the job that held it
+
+
+def _saved(workdir: pathlib.Path) -> dict[str, Any]:
+    """config.json as it stands, of whatever version."""
+    path = workdir / "config.json"
+    if not path.exists():
+        below = sorted(str(found.parent) for found in workdir.glob("*/config.json"))
+        hint = f"; there are runs in {', '.join(below[:5])}" if below else ""
+        what = "no run here (no config.json)" if workdir.is_dir() else "no run here (no such folder)"
+        raise Mistake(f"{workdir}: {what}{hint}; train one with train.py --workdir={workdir}")
+    return plain(_json(path))
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise Mistake(f"{path}: not a readable config ({error}); restore it, or choose another --workdir") from None
+
+
+def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """All of a config, independent of the folder from which a command is called."""
+    return _absolute(complete(config))
+
+
+def _absolute(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+
+
+def _absolute_name(name: str) -> str:
+    local = name not in sources.EMBEDDED and not name.startswith(sources.tfds.PREFIX)
+    return os.path.abspath(expanded(name)) if local else name
