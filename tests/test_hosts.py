@@ -15,6 +15,7 @@ import pytest
 from avae.runtime import devices
 from avae.training.watch import read_metrics
 
+pytestmark = pytest.mark.process
 ROOT = pathlib.Path(__file__).parent.parent
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 LIMIT = 240  # seconds, of everything that is waited for

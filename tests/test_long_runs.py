@@ -103,6 +103,7 @@ tests.fit(tests.tiny(**changes), workdir)
 """
 
 
+@pytest.mark.process
 def test_a_full_disk_is_a_sentence_and_the_last_good_state_is_kept(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), json.dumps({"train.log_every": 100})],

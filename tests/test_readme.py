@@ -45,6 +45,7 @@ def trained(tmp_path_factory, python):
     return workdir, done.stdout
 
 
+@pytest.mark.process
 def test_the_main_command_shows_progress_and_ends_in_a_table_and_a_report(trained):
     workdir, printed = trained
     assert "AVAE in" in printed
@@ -57,6 +58,7 @@ def test_the_main_command_shows_progress_and_ends_in_a_table_and_a_report(traine
     assert {path.name for path in (workdir / "figures").iterdir()} >= {"grid.png", "loss_curve.png", "orientation.png"}
 
 
+@pytest.mark.process
 def test_eval_writes_the_same_numbers_again(trained, python):
     workdir, _ = trained
     before = json.loads((workdir / "results.json").read_text())
@@ -68,6 +70,7 @@ def test_eval_writes_the_same_numbers_again(trained, python):
     assert after["orientation"] == before["orientation"]
 
 
+@pytest.mark.process
 def test_the_three_lines_run(trained, capsys):
     workdir, _ = trained
     (example,) = BLOCKS["python"]
@@ -101,6 +104,7 @@ def test_every_file_that_the_readme_names_is_there():
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.process
 def test_eval_without_a_run_is_a_sentence(tmp_path, python):
     for arguments, message in (
         ([f"--workdir={tmp_path / 'nothing'}"], "no run here"),

@@ -184,6 +184,7 @@ def test_gaussian_and_conv_train():
 # --- stop, resume, damage -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_run_told_to_stop_says_so_and_started_again_ends_in_the_same_weights(tmp_path):
     changes = {"train.search.enabled": False, "train.epochs": 25, "train.checkpoint_every": 1000}  # 200 steps
     process = start(tmp_path / "stopped", **changes)
@@ -334,6 +335,7 @@ def test_unknown_and_missing_settings_are_named():
         experiment(config)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
