@@ -143,7 +143,7 @@ def align(
     family = checks.family_of(params.model, transform)
     checks.check_key(key)
     held = plan(params.model, search, family)
-    x = checks.check_images(x, params.model)
+    x = checks.images_for(params, x)
     return side_by_side(lambda x, layout: _align(params, x, key, family, held, layout), x)
 
 
@@ -190,5 +190,6 @@ def search(
 
 
 def _search(loss: Loss, x: Any, key: Array | None, family: Transform, search: Search, layout: Layout) -> Found:
-    starts = family.starts(search.n_starts, key)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    starts = family.starts(search.n_starts, key).astype(jnp.result_type(jnp.float32, *floats))
     return in_parts(lambda x: search_one(loss, x, starts, family, search), x, layout)

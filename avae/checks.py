@@ -55,6 +55,56 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     return array
 
 
+def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> Array:
+    """`check_images`, and that the networks fit these images: one example in, one example out.
+
+    Raises:
+      Mistake: also for weights that are no arrays, and networks that raise, or return other shapes than they should.
+    """
+    x = check_images(x, params.model, canonical=canonical)
+    check_weights(params)
+    leaves, structure = jax.tree.flatten(params.weights)
+    shape = getattr(params.model.networks, "image_shape", None) or x.shape[1:]
+    described = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    _check_networks(params.model.networks, structure, described, tuple(shape))
+    return x
+
+
+def check_weights(params: Params) -> None:
+    """Raises Mistake if one of the weights is no array, such as an activation function inside a module."""
+    for path, leaf in jax.tree.leaves_with_path(params.weights):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.number | float | int):
+            raise Mistake(
+                f"params: expected weights that are a pytree of arrays, got {leaf!r} at {jax.tree_util.keystr(path)}; "
+                "keep what is no array in the networks, as `equinox.partition(module, equinox.is_array)` does"
+            )
+
+
+@functools.lru_cache
+def _check_networks(networks: Any, structure: Any, leaves: tuple[Any, ...], shape: tuple[int, ...]) -> None:
+    weights = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+    def returned(name: str, takes: tuple[int, ...], wanted: str, fits: Any) -> list[tuple[int, ...]]:
+        """The shapes of what a method returns for one example of shape `takes`."""
+        cause = None
+        try:
+            given = jax.eval_shape(getattr(networks, name), weights, jax.ShapeDtypeStruct(takes, jnp.float32))
+            shapes = [leaf.shape for leaf in jax.tree.leaves(given)]
+            if fits(shapes):
+                return shapes
+            came = "it returns " + (" and ".join(str(list(one)) for one in shapes) or "nothing")
+        except Exception as error:
+            cause, came = error, f"it raises {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise Mistake(
+            f"networks: expected {name} to take one example {list(takes)}, without a batch axis, "
+            f"and to return {wanted}, but {came}"
+        ) from cause
+
+    two_alike = lambda got: [len(one) for one in got] == [1, 1] and got[0] == got[1]  # noqa: E731
+    latents = returned("encode", shape, "mu [z] and logvar [z]", two_alike)
+    returned("decode", latents[0], f"raw output {list(shape)}", lambda got: got == [shape])
+
+
 def _check_values(x: Array, model: Model, name: str) -> None:
     with jax.ensure_compile_time_eval():  # values are at hand even where the caller is being traced
         low, high, bad, first = (value.item() for value in jax.device_get(_extremes(x)))
@@ -151,6 +201,7 @@ def check_model(params: Params, transform: Transform | None) -> Transform:
         is not normalised.
     """
     family = family_of(params.model, transform)
+    check_weights(params)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
         finite = [True]
     else:
@@ -170,27 +221,19 @@ def _finite(weights: Any) -> list[Array]:
 
 
 def check_likelihood(params: Params) -> None:
-    """Raises Mistake if the likelihood of one pixel neither sums to one over levels nor integrates to one."""
+    """Raises Mistake unless the likelihood says that it is normalised.
+
+    A class that writes `log_prob` anew has to say so anew: half of a log likelihood inherits the word, but is none.
+    """
     likelihood = params.model.likelihood
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
-        return
     if not callable(getattr(likelihood, "log_prob", None)):
         raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
-    mean = np.full((1, 1, 1), 0.5, np.float32)
-
-    def mass(x: np.ndarray, cell: np.ndarray | float) -> float:
-        pixels = jnp.asarray(x, jnp.float32)[:, None, None, None]
-        log_prob = jax.vmap(lambda x: likelihood.log_prob(params.weights, x, mean))(pixels)
-        return float(np.sum(np.exp(np.asarray(log_prob, np.float64)) * cell))
-
-    side = np.exp(np.linspace(-18, 9, 2701))  # fine near the mean, whatever the likelihood's width
-    line = mass(np.concatenate([0.5 - side, 0.5 + side]), 0.01 * np.tile(side, 2))
-    masses = (mass(np.arange(2.0), 1.0), mass(np.arange(256) / 255, 1.0), line)
-    if not any(abs(total - 1) < 0.02 for total in masses):
+    says = next((cls for cls in type(likelihood).__mro__ if {"normalised", "log_prob"} & vars(cls).keys()), object)
+    if "normalised" not in vars(says) or not likelihood.normalised:
         raise Mistake(
-            "likelihood: expected one whose probabilities add up to 1, such as avae.Gaussian(scale=...), got "
-            f"{likelihood!r}, which adds up to {masses[0]:.4g} over 0 and 1 and to {line:.4g} over all pixel values; a "
-            "squared error is a likelihood only with its variance and its constant"
+            f"likelihood: expected one that is normalised, such as avae.Gaussian(scale=...), got {likelihood!r}; if "
+            "exp(log_prob) of your own adds up to 1 over all images, say so by a class attribute `normalised = True` "
+            "beside `log_prob`. A squared error is a likelihood only with its variance and its constant"
         )
 
 

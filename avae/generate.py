@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.checks import check_images, check_key
+from avae.checks import check_key, images_for
 from avae.model import Model, Params
 from avae.networks.vae import Posterior
 from avae.runtime.mistake import Mistake
@@ -47,7 +47,7 @@ def encode(params: Params, x: ArrayLike) -> Posterior:
     Raises:
       Mistake: if x has the wrong shape, dtype or range.
     """
-    return _encode(params, check_images(x, params.model, canonical=True))
+    return _encode(params, images_for(params, x, canonical=True))
 
 
 def decode(params: Params, z: ArrayLike) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from avae.checks import check_images, check_key, check_poses
+from avae.checks import check_key, check_poses, images_for
 from avae.model import Params
 from avae.networks.vae import Posterior, block_means
 from avae.settings import Plan
@@ -102,7 +102,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
       Mistake: if x or alpha has the wrong shape, dtype or range; under a trace values cannot be checked.
     """
     check_key(key)
-    x = check_images(x, params.model)
+    x = images_for(params, x)
     poses = None if alpha is None else check_poses(alpha, len(x), params.model.transform)
     return batch_terms(params, x, poses, key)
 
@@ -192,7 +192,7 @@ def describe(params: Params, x: Array, transform: Transform, found: Any) -> Alig
         alpha=alpha,
         matrix=transform.matrix(alpha),
         loss=loss,
-        std=jnp.zeros(0) if hessian is None else standard_deviation(hessian),
+        std=jnp.zeros(0, alpha.dtype) if hessian is None else standard_deviation(hessian, transform.cell(1)),
         canonical=params.model.to_canonical(x, transform, alpha),
         reconstruction=prediction.mean,
         latent=prediction.mu,
@@ -204,7 +204,9 @@ def latent(posterior: Posterior, key: Array | None) -> Array:
     """Z = mu + sigma eps (the reparameterisation of Kingma & Welling 2014), or mu where no key is given."""
     if key is None:
         return posterior.mu
-    return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(key, posterior.mu.shape)
+    return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(
+        key, posterior.mu.shape, posterior.mu.dtype
+    )
 
 
 def gaussian_kl(posterior: Posterior) -> Array:

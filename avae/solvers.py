@@ -15,8 +15,11 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae.runtime.mistake import Mistake
+from avae.runtime.products import matmul
 from avae.transforms import Transform
 
+NOTHING = 1e-6  # nats: less is the rounding of a loss
+INFLATION = 1e5  # of a variance by what other entries may do in its place: more is the rounding of a curvature
 Loss = Callable[[Any, Array], Array]
 Ranked = TypeVar("Ranked", bound=Any)
 
@@ -136,14 +139,15 @@ class Adam:
         def step(i: Array, state: tuple[Array, optax.OptState, Refined]) -> tuple[Array, optax.OptState, Refined]:
             alpha, moments, best = state
             value, gradient = _push(lambda step: loss(x, transform.retract(alpha, step)), alpha, transform.dof)
-            update, moments = optimizer.update(gradient, moments)
+            update, moments = optimizer.update(gradient.astype(alpha.dtype), moments)
             moved = transform.project(transform.retract(alpha, jnp.asarray(update)))
             return moved, moments, _better(best, alpha, value, i > 0)  # the start itself is no step
 
-        start = Refined(alpha, jnp.asarray(jnp.inf, alpha.dtype), jnp.zeros((), jnp.int32))
+        value = loss(x, alpha)
+        start = Refined(alpha, jnp.full_like(value, jnp.inf), jnp.zeros((), jnp.int32))
         state = (alpha, optimizer.init(jnp.zeros(transform.dof, alpha.dtype)), start)
         if n_steps:
-            state = lax.fori_loop(0, n_steps, step, _like(loss(x, alpha), state))
+            state = lax.fori_loop(0, n_steps, step, _like(value, state))
         last, _, best = state
         return _better(best, last, loss(x, last), n_steps > 0)
 
@@ -163,7 +167,8 @@ def linearise(loss: CompositeLoss, x: Any, alpha: Array, transform: Transform) -
     u, tangents = _push(lambda step: loss.predict(x, transform.retract(alpha, step)), alpha, transform.dof)
     value, slope = jax.value_and_grad(lambda u: loss.score(x, u))(u)
     tangents = jax.vmap(_flat)(tangents)  # in one array: XLA computes many small products slowly
-    return Local(value, tangents @ _flat(slope), (tangents * _flat(loss.curvature(x, u))[None]) @ tangents.T, u)
+    weighted = tangents * _flat(loss.curvature(x, u))[None]
+    return Local(value, matmul(tangents, _flat(slope)), matmul(weighted, tangents.T), u)
 
 
 def best(poses: Ranked, n: int) -> Ranked:
@@ -181,13 +186,27 @@ def comparable(losses: Array) -> Array:
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
-def standard_deviation(precision: Array) -> Array:
-    """Square roots [n] of the diagonal of the inverse of a precision matrix [n, n]; infinity where it is singular."""
-    values, vectors = jnp.linalg.eigh(precision)
-    determined = values > 1e-6 * jnp.max(values)
-    share = vectors**2 / jnp.where(determined, values, 1.0)[None]
-    lost = (vectors**2 > 1e-6) & ~determined[None]  # directions that lean on one of which the image says nothing
-    return jnp.where(lost.any(axis=1), jnp.inf, jnp.sqrt(jnp.sum(jnp.where(determined[None], share, 0.0), axis=1)))
+def standard_deviation(precision: Array, extent: Array) -> Array:
+    """Standard deviations [n] of a normal law, from its precision matrix.
+
+    Each direction is measured in its own unit first, so that one known to a hair does not hide another.
+
+    Args:
+      precision: [n, n], in nats.
+      extent: half-widths [n] of the range of each entry.
+
+    Returns:
+      The square roots of the diagonal of the inverse; infinity along a direction of which the precision says nothing:
+      less than `NOTHING` nats over its range, or no more than others say already. Infinity for NaN.
+    """
+    diagonal = jnp.diag(precision)
+    known = diagonal * extent**2 > NOTHING
+    scale = jnp.where(known, jnp.sqrt(diagonal), 1.0)
+    unit = jnp.eye(len(scale), dtype=precision.dtype)
+    correlation = jnp.where(known[:, None] & known[None], precision / (scale[:, None] * scale[None]), unit)
+    root = jnp.linalg.cholesky(correlation + 0.1 / INFLATION * unit)
+    variance = jnp.sum(lax.linalg.triangular_solve(root, unit, left_side=True, lower=True) ** 2, axis=0)
+    return jnp.where(known & (variance < INFLATION), jnp.sqrt(variance) / scale, jnp.inf)
 
 
 def _push(f: Callable[[Array], Any], alpha: Any, dof: int) -> tuple[Any, Any]:

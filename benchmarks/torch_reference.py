@@ -133,7 +133,7 @@ def _conv(layer: Weights, h: Tensor, stride: int = 1) -> Tensor:
 
 
 def _depth_to_space(h: Tensor) -> Tensor:
-    """[B, 4 C, H, W] -> [B, C, 2 H, 2 W], channels ordered as in `avae.networks.vae.depth_to_space`."""
+    """[B, 4 C, H, W] -> [B, C, 2 H, 2 W], channels ordered as in `avae.networks.convolution.depth_to_space`."""
     batch, channels, height, width = h.shape
     h = h.view(batch, 2, 2, channels // 4, height, width).permute(0, 3, 4, 1, 5, 2)
     return h.reshape(batch, channels // 4, 2 * height, 2 * width)

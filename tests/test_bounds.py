@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear import draw_images, linear_params, log_mean_exp, log_p_given_pose
+from linear import LATENT, Linear, draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
+from avae.checks import check_likelihood
 from avae.config import default, experiment
 from avae.data import dataset as data
 from avae.inference.importance import log_mean
+from avae.networks.likelihoods import PaperLoss
 from avae.objective import batch_terms
 from avae.settings import plan
 from avae.training import loop, run_folder
@@ -191,6 +193,29 @@ def test_no_weight_at_all_is_reported():
 
 
 @dataclasses.dataclass(frozen=True)
+class Hollow(Linear):
+    """The encoder says z = 0, where the decoder has no answer: J is NaN at every pose, though p(x) is not."""
+
+    def encode(self, weights, x):
+        return jnp.zeros(LATENT), jnp.zeros(LATENT)
+
+    def decode(self, weights, z):
+        return jnp.where(jnp.any(z != 0), super().decode(weights, z), jnp.nan)
+
+
+def test_modes_without_a_loss_leave_the_bound_a_bound():
+    """Draws come from the prior then, and must be weighed as such: by the mixture's tenth they weigh ten times more."""
+    params = linear_params(avae.Rotation(), scale=1.0)
+    x, _ = draw_images(params, 6)
+    hollow = avae.Params(params.weights, dataclasses.replace(params.model, networks=Hollow()))
+    search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=1)
+    found = avae.log_likelihood(hollow, x, n_samples=512, n_modes=2, search=search)
+    truth = log_mean_exp(log_p_given_pose(params, x, GRID[::8]))
+    np.testing.assert_allclose(found.value, truth, atol=1.0)
+    assert abs(np.mean(found.value - truth)) < 0.3
+
+
+@dataclasses.dataclass(frozen=True)
 class Everywhere(avae.Transform):
     dim: ClassVar[int] = 2
 
@@ -242,8 +267,42 @@ def test_squared_error_is_no_likelihood():
     params = linear_params(avae.Rotation())
     model = dataclasses.replace(params.model, likelihood=SquaredError(1.0))
     x, _ = draw_images(params, 2)
-    with pytest.raises(ValueError, match="likelihood: expected one whose probabilities add up to 1"):
+    with pytest.raises(ValueError, match=r"likelihood: expected one that is normalised.* `normalised = True`"):
         avae.log_likelihood(avae.Params(params.weights, model), x)
+
+
+@pytest.mark.parametrize("likelihood", [PaperLoss(), object()])
+def test_other_losses_are_no_likelihoods(params, images, likelihood):
+    odd = avae.Params(params.weights, dataclasses.replace(params.model, likelihood=likelihood))
+    with pytest.raises(ValueError, match="likelihood: expected one"):
+        check_likelihood(odd)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerChannel(avae.Gaussian):
+    """Normal pixels with a scale for each channel."""
+
+    scales: tuple[float, ...] = (0.1, 0.5, 2.0)
+
+    normalised: ClassVar[bool] = True
+
+    def log_prob(self, weights, x, mean):
+        scales = jnp.broadcast_to(jnp.array(self.scales), x.shape)
+        return jnp.sum(-0.5 * ((x - mean) / scales) ** 2 - jnp.log(scales) - 0.5 * jnp.log(2 * jnp.pi))
+
+
+def test_a_likelihood_of_one_s_own_with_a_scale_per_channel():
+    model = avae.Model(avae.MLP((4, 4, 3), 2, (3,)), PerChannel(), avae.QuarterTurns())
+    params = avae.init(jax.random.key(0), model)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    found = avae.log_likelihood(params, x, method="finite", n_samples=2)
+    assert np.isfinite(found.value).all()
+
+
+def test_likelihoods_are_looked_at_under_a_trace(params, images):
+    """The weights lie at hand there, but what is computed with them does not."""
+    bound = lambda x: avae.log_likelihood(params, x, method="multi_start", n_samples=2).value  # noqa: E731
+    assert jax.eval_shape(jax.jit(bound), images).shape == (3,)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 30.0])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import avae
-from avae.inference.pose_proposal import distinct_modes, draw, log_density, mixture, spaced
-from avae.transforms.factors import Rotations
+from avae.inference.pose_proposal import Modes, around_modes, distinct_modes, draw, log_density, mixture, spaced
+from avae.transforms.quaternions import Rotations
 
 FAMILIES = [avae.Rotation(), avae.Affine(), avae.Rotation3D(), avae.Rigid3D(), avae.CubeRotations()]
 
@@ -98,3 +98,19 @@ def test_kept_starts_lie_apart():
     scores = jnp.minimum(jnp.abs(starts[:, 0]), 0.1 + jnp.abs(turned[:, 0]))
     kept = spaced(scores, starts, family, 2, len(starts))
     np.testing.assert_allclose(np.abs(np.asarray(starts)[kept, 0]), [0, math.pi], atol=0.1)
+
+
+def test_without_a_finite_mode_the_proposal_is_the_prior():
+    family = avae.Rotation()
+    modes = Modes(jnp.zeros((2, 1)), jnp.full(2, jnp.inf), jnp.full((2, 1, 1), 0.01), jnp.array([True, True]))
+    q = around_modes(modes, 0.1, family)
+    np.testing.assert_array_equal(q.log_weight, [-jnp.inf, -jnp.inf, 0.0])
+    poses, density = draws(q, family, 200)
+    np.testing.assert_allclose(density, family.log_prior(family.identity), rtol=1e-6)
+    assert np.ptp(poses) > 5  # all the way round, not at the modes
+
+
+def test_an_infinite_mode_has_no_weight_beside_a_finite_one():
+    modes = Modes(jnp.zeros((2, 1)), jnp.array([1.0, jnp.inf]), jnp.full((2, 1, 1), 0.01), jnp.array([True, True]))
+    weights = np.exp(around_modes(modes, 0.1, avae.Rotation()).log_weight)
+    np.testing.assert_allclose(weights, [0.9, 0, 0.1], rtol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 import avae
 from avae.objective import pose_loss
-from avae.solvers import linearise
+from avae.solvers import linearise, standard_deviation
 
 RIGID = avae.Rigid(max_shift=2)
 
@@ -136,3 +136,57 @@ def test_no_steps_keep_the_start(solver):
     np.testing.assert_array_equal(refined.alpha, start)
     np.testing.assert_allclose(refined.loss, LEAST_SQUARES(x, start), rtol=1e-5)
     assert refined.accepted == 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("solver", [avae.GaussNewton(), avae.Adam()])
+def test_a_pose_keeps_its_type_whatever_that_of_the_loss(solver):
+    x = linear_problem()
+    start = jnp.zeros(3, jnp.float32)
+    refined = jax.jit(lambda alpha: solver.refine(LEAST_SQUARES, x, alpha, RIGID, 2))(start)
+    assert (refined.alpha.dtype, refined.loss.dtype) == (np.float32, np.float64)
+    assert refined.loss < LEAST_SQUARES(x, start)
+
+
+@pytest.mark.usefixtures("x64")
+def test_search_is_as_exact_as_its_data():
+    x = jax.tree.map(lambda leaf: leaf[None], linear_problem())
+    found = avae.search(LEAST_SQUARES, x, RIGID, settings={"n_starts": 4, "n_steps": 12})
+    root = np.sqrt(np.asarray(x[2][0]))
+    solution, *_ = np.linalg.lstsq(np.asarray(x[0][0]) * root[:, None], np.asarray(x[1][0]) * root, rcond=None)
+    np.testing.assert_allclose(found.alpha[0], solution, atol=1e-9)
+
+
+def deviation(precision, extent=None):
+    precision = np.asarray(precision, np.float32)
+    extent = np.ones(len(precision)) if extent is None else extent
+    return np.asarray(standard_deviation(jnp.asarray(precision), jnp.asarray(extent, jnp.float32)))
+
+
+def test_std_is_the_root_of_the_inverse():
+    root = np.random.default_rng(0).normal(size=(6, 6)) * np.array([1e-2, 1, 30, 1e3, 1, 5])
+    precision = root.T @ root
+    expected = np.sqrt(np.diag(np.linalg.inv(precision.astype(np.float32).astype(float))))
+    np.testing.assert_allclose(deviation(precision), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        (np.diag([1e9, 1e2]), [1e-9**0.5, 0.1]),  # one known to a hair does not hide the other
+        (np.diag([4.0, 0.0]), [0.5, np.inf]),
+        (np.diag([4.0, 1e-9]), [0.5, np.inf]),
+        (np.zeros((2, 2)), [np.inf, np.inf]),
+        (1e4 * np.array([[1.0, 1.0, 0], [1.0, 1.0, 0], [0, 0, 1.0]]), [np.inf, np.inf, 0.01]),  # the first two as one
+        ([[1e8, 1e4, 0], [1e4, 1.0, 0], [0, 0, 4.0]], [np.inf, np.inf, 0.5]),  # likewise, in other units
+        ([[1.0, 0.999], [0.999, 1.0]], [(1 - 0.999**2) ** -0.5] * 2),  # nearly so is not so
+        (np.full((2, 2), np.nan), [np.inf, np.inf]),
+    ],
+)
+def test_std_is_infinite_along_what_is_not_known_and_only_there(precision, expected):
+    np.testing.assert_allclose(deviation(precision), expected, rtol=1e-2)
+
+
+def test_what_is_known_is_measured_over_the_range():
+    precision = np.diag([1e-4, 1e-4])  # over a range of 1000 it says much, over one of 0.01 nothing
+    np.testing.assert_allclose(deviation(precision, [1e3, 1e-2]), [100, np.inf], rtol=1e-4)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,11 @@ from avae.transforms import (
     Rotation3D,
     Similarity,
     Similarity3D,
+    Translation,
     spread,
 )
-from avae.transforms.factors import Circle, Rotations, exponential, multiply, rotation_matrix
+from avae.transforms.factors import Box, Circle, Elements
+from avae.transforms.quaternions import Rotations, exponential, multiply, rotation_matrix
 from avae.transforms.warp import compose, warp
 
 
@@ -53,8 +56,13 @@ def starter(family):
 
 
 def samples(family, n=200, seed=0):
-    """Poses [n, size] from the prior; most tests take as many, so that each method is compiled once."""
-    return np.array(vectorised(family, "sample")(jax.random.split(jax.random.key(seed), n)))
+    """Poses [n, size] from the prior; most tests take as many, so that each method is compiled once.
+
+    They are drawn in float32 in any case; under x64 they are brought onto the family again in float64.
+    """
+    drawn = vectorised(family, "sample")(jax.random.split(jax.random.key(seed), n))
+    assert drawn.dtype == np.float32
+    return np.array(vectorised(family, "project")(jnp.asarray(drawn, float)))
 
 
 def pairwise(family, a, b):
@@ -146,7 +154,7 @@ def test_cube_rotations_are_the_24_signed_permutations():
 def test_a_rotation_vector_along_z_turns_slices_as_in_the_plane():
     volume = np.random.default_rng(0).random((5, 8, 8, 1))
     angle = 0.7
-    pose = Rotation3D().retract(Rotation3D().identity, jnp.array([0, 0, angle]))
+    pose = Rotation3D().retract(jnp.asarray(Rotation3D().identity, float), jnp.array([0, 0, angle]))
     pull = jax.jit(warp)
     plane = pull(volume, Rotation().matrix(jnp.array([angle])))  # slice by slice
     cube = np.concatenate([np.zeros((1, 8, 8, 1)), volume, np.zeros((2, 8, 8, 1))])
@@ -665,3 +673,52 @@ def test_a_family_that_cannot_be_undone_is_a_sentence(params, images, family, me
 
 def test_a_family_of_one_s_own_that_is_sound_passes():
     assert avae.Model(transform=Flat(height=0.5)).transform == Flat(height=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagged(Translation):
+    """Shifts with a range for each axis, and fields that are no numbers."""
+
+    max_shift: tuple[float, float] = (0.1, 0.3)
+    name: str = "stage"
+    axes: tuple[str, ...] = ("x", "y")
+
+    @property
+    def factors(self):
+        return (Box(self.max_shift),)
+
+
+def test_a_family_of_one_s_own_may_have_fields_that_are_no_numbers():
+    np.testing.assert_allclose(Tagged().cell(1), [0.1, 0.3])
+    assert avae.Model(transform=Tagged()).transform == Tagged()
+    with pytest.raises(ValueError, match=r"^tagged expects 0 < max_shift <= 2 half-widths, got \(0.1, 3\)$"):
+        Tagged(max_shift=(0.1, 3))
+    with pytest.raises(ValueError, match=r"^rigid expects 0 < max_shift <= 2 half-widths, got '0.1'$"):
+        Rigid(max_shift="0.1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnOrShift(avae.Transform):
+    """One of `count` turns, and a shift."""
+
+    count: int = 7
+
+    dim: ClassVar[int] = 2
+
+    @property
+    def factors(self):
+        return (Elements(self.count), Box((0.1,)))
+
+    def matrix(self, alpha):
+        return Rigid().matrix(jnp.array([alpha[0] * (2 * math.pi / self.count), alpha[1], 0.0]))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 24, 49, 240])
+def test_elements_have_equal_parts_and_each_stratum_its_own(count):
+    elements = Elements(count)
+    place = jax.vmap(elements.place)
+    below, above = ((np.arange(count)[:, None] + end) / count for end in (0.00005, 0.99995))
+    for u in (below, above):
+        np.testing.assert_array_equal(place(u.astype(np.float32))[:, 0], np.arange(count))
+    np.testing.assert_array_equal(elements.place(elements.origin), elements.identity)
+    np.testing.assert_array_equal(TurnOrShift(count).starts(count)[:, 0], np.arange(count))

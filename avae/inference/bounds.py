@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_images, check_key, check_model, check_modes
+from avae.checks import check_key, check_model, check_modes, images_for
 from avae.inference.importance import (
     Bound,
     Problem,
@@ -89,7 +89,7 @@ def log_likelihood(
     check_key(key)
     plan = settings.plan(params.model, search, family)
     n_modes = check_modes(n_modes, plan, family)
-    x = check_images(x, params.model)
+    x = images_for(params, x)
     return _bound(params, x, key, method, n_samples, n_modes, plan, family, layout_of(x))
 
 
@@ -107,7 +107,7 @@ def finite(problem: Problem, key: Array) -> Bound:
 def laplace(problem: Problem, key: Array) -> Bound:
     """B3, docs/theory.md (8): the ELBO whose q(alpha) is a normal law around the best pose, cut to the family."""
     modes = problem.modes(1)
-    q = mixture(modes.alpha, modes.covariance, jnp.zeros(1), 0.0, problem.transform)
+    q = mixture(modes.alpha, modes.covariance, jnp.zeros_like(modes.loss), 0.0, problem.transform)
     log_weights = problem.weigh(key, lambda key: draw(q, problem.transform, key), problem.price(q))
     value, error = log_weights.mean(), log_weights.std(ddof=1) / math.sqrt(problem.n_samples)
     return Bound(value, error, effective_samples(log_weights))
@@ -121,7 +121,7 @@ def importance(problem: Problem, key: Array) -> Bound:
 def quadrature(problem: Problem, key: Array) -> Bound:
     """B5, docs/theory.md (10): 720 poses under one random shift, for families of one dimension; z as in B4."""
     shift, key = jax.random.split(key)
-    u = (jnp.arange(GRID) + jax.random.uniform(shift)) / GRID
+    u = (jnp.arange(GRID, dtype=jnp.float32) + jax.random.uniform(shift, dtype=jnp.float32)) / GRID
     poses = jax.vmap(problem.transform.factors[0].place)(u[:, None])
     return log_mean(problem.weigh_poses(key, poses, problem.proposal()[1]))
 

@@ -129,7 +129,7 @@ def weighted_poses(problem: Problem, near: Proposal, key: Array) -> tuple[Array,
     if family.dof == 0:
         count = len(family.lattice)
         poses = jnp.tile(family.lattice, (math.ceil(n / count), 1))
-        density = jnp.full(len(poses), -math.log(count))
+        density = jnp.full(len(poses), -math.log(count), poses.dtype)
     else:
         poses = jax.vmap(lambda key: draw(near.poses, family, key))(jax.random.split(pose_key, n))
         density = jax.vmap(lambda alpha: log_density(near.poses, family, alpha))(poses)

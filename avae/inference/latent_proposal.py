@@ -19,6 +19,7 @@ from avae.inference.pose_proposal import Mixture, Modes, distinct_modes, log_par
 from avae.model import Params
 from avae.networks.vae import Posterior
 from avae.objective import predict
+from avae.runtime.products import einsum, matmul
 from avae.solvers import CompositeLoss, GaussNewton, comparable
 from avae.transforms import Transform
 
@@ -119,13 +120,13 @@ def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform)
         start: Any = (alpha, mu)
         found = GaussNewton().refine(loss, x, start, space, STEPS)
         assert found.hessian is not None
-        hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof))
+        hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof, dtype=mu.dtype))
         own, cross, of_z = hessian[:dof, :dof], hessian[dof:, :dof], hessian[dof:, dof:]
         whiten = jnp.linalg.cholesky(of_z).T  # of_z is at least the identity, the prior's
-        root = solve_triangular(whiten, jnp.eye(len(mu)))
-        slope = -root @ (root.T @ cross)
+        root = solve_triangular(whiten, jnp.eye(len(mu), dtype=mu.dtype))
+        slope = -matmul(root, matmul(root.T, cross))
         level = found.loss + jnp.sum(jnp.log(jnp.diag(whiten)))
-        covariance = width(own + cross.T @ slope, transform)
+        covariance = width(own + matmul(cross.T, slope), transform)
         return found.alpha[0], comparable(level), covariance, Latents(found.alpha[1], slope, root, whiten)
 
     refined = lax.map(improve, modes.alpha)
@@ -141,7 +142,7 @@ def given_pose(proposal: Proposal, alpha: Array, encoder: Posterior, transform: 
     share = jax.nn.log_softmax(log_parts(poses, transform, alpha))
     near = share[:-1] + math.log1p(-ENCODER)
     elsewhere = jnp.logaddexp(share[-1], jax.nn.logsumexp(share[:-1]) + math.log(ENCODER))
-    mean = latents.mean + jnp.einsum("knd,kd->kn", latents.slope, steps)
+    mean = latents.mean + einsum("knd,kd->kn", latents.slope, steps)
     return Conditional(mean, WIDER * latents.root, latents.whiten / WIDER, encoder, jnp.append(near, elsewhere))
 
 
@@ -149,18 +150,19 @@ def draw_latent(law: Conditional, key: Array) -> Array:
     """One z [n]."""
     which, noise_key = jax.random.split(key)
     k, last = jax.random.categorical(which, law.log_weight), len(law.mean)
-    noise = jax.random.normal(noise_key, law.encoder.mu.shape)
+    noise = jax.random.normal(noise_key, law.encoder.mu.shape, law.encoder.mu.dtype)
     near = jnp.minimum(k, last - 1)
     encoded = law.encoder.mu + jnp.exp(0.5 * law.encoder.logvar) * noise
-    return jnp.where(k == last, encoded, law.mean[near] + law.root[near] @ noise)
+    return jnp.where(k == last, encoded, law.mean[near] + matmul(law.root[near], noise))
 
 
 def latent_log_density(law: Conditional, z: Array) -> Array:
     """Log density of the whole mixture at z [n], whichever component drew it."""
-    white = jnp.einsum("kij,kj->ki", law.whiten, z[None] - law.mean)
+    white = einsum("kij,kj->ki", law.whiten, z[None] - law.mean)
     log_det = jnp.log(jnp.diagonal(law.whiten, axis1=1, axis2=2)).sum(axis=1)
     normals = log_det - 0.5 * jnp.sum(white**2 + math.log(2 * math.pi), axis=1)
-    return jax.nn.logsumexp(law.log_weight + jnp.append(normals, encoder_log_density(law.encoder, z)))
+    parts = law.log_weight + jnp.append(normals, encoder_log_density(law.encoder, z))
+    return jax.nn.logsumexp(jnp.where(jnp.isfinite(law.log_weight), parts, -jnp.inf))  # an unused law may be NaN
 
 
 def encoder_log_density(encoder: Posterior, z: Array) -> Array:

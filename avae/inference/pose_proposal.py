@@ -13,6 +13,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from avae.align import look_around, score
 from avae.runtime.parts import in_turn
+from avae.runtime.products import matmul
 from avae.settings import Search
 from avae.solvers import CompositeLoss, Loss, best, comparable, linearise, refine
 from avae.transforms import Transform
@@ -111,19 +112,21 @@ def spaced(scores: Array, starts: Array, transform: Transform, n: int, cells: in
 def laplace(loss_fn: CompositeLoss, x: Any, alpha: Array, transform: Transform) -> Array:
     """Covariance [dof, dof] of the pose at a mode, from the curvature of J there."""
     if transform.dof == 0:
-        return jnp.zeros((0, 0))
+        return jnp.zeros((0, 0), alpha.dtype)
     return width(linearise(loss_fn, x, alpha, transform).hessian, transform)
 
 
 def width(hessian: Array, transform: Transform) -> Array:
     """Covariance [dof, dof] of a pose: the inverse of a curvature [dof, dof], no wider than the family."""
     if transform.dof == 0:
-        return jnp.zeros((0, 0))
+        return hessian
     extent = transform.cell(1)
     hessian = hessian * (extent[:, None] * extent[None])
     hessian = jnp.where(jnp.isfinite(hessian).all(), hessian, 0.0)
     ridge = 1 + 1e-5 * jnp.max(jnp.diag(hessian))
-    return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof)) * (extent[:, None] * extent[None])
+    return jnp.linalg.inv(hessian + ridge * jnp.eye(transform.dof, dtype=hessian.dtype)) * (
+        extent[:, None] * extent[None]
+    )
 
 
 def distinct_modes(alpha: Array, covariance: Array, transform: Transform) -> Array:
@@ -132,7 +135,7 @@ def distinct_modes(alpha: Array, covariance: Array, transform: Transform) -> Arr
 
     def same(i: Array, j: Array) -> Array:
         step = transform.step(alpha[i], alpha[j])
-        length = jnp.linalg.norm((step - regression[i] @ step) / scale[i])
+        length = jnp.linalg.norm((step - matmul(regression[i], step)) / scale[i])
         return transform.connected(alpha[i], alpha[j]) & (length < DISTINCT)
 
     n = jnp.arange(len(alpha))
@@ -144,13 +147,13 @@ def factorise(covariance: Array, transform: Transform) -> tuple[Array, Array]:
     """Regression [dof, dof] of each entry on those before it, and what is left of its standard deviation [dof]."""
     dof = transform.dof
     if dof == 0:
-        return jnp.zeros((0, 0)), jnp.zeros(0)
-    extent = transform.cell(1)
-    lower = jnp.linalg.cholesky(covariance / (extent[:, None] * extent[None]) + FLOOR**2 * jnp.eye(dof))
-    lower = jnp.where(jnp.isfinite(lower).all(), lower, jnp.eye(dof))
+        return covariance, jnp.diag(covariance)
+    extent, unit = transform.cell(1), jnp.eye(dof, dtype=covariance.dtype)
+    lower = jnp.linalg.cholesky(covariance / (extent[:, None] * extent[None]) + FLOOR**2 * unit)
+    lower = jnp.where(jnp.isfinite(lower).all(), lower, unit)
     scale = jnp.diag(lower)
-    inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(dof), lower=True)
-    regression = jnp.tril(jnp.eye(dof) - scale[:, None] * inverse, -1)
+    inverse = jax.scipy.linalg.solve_triangular(lower, unit, lower=True)
+    regression = jnp.tril(unit - scale[:, None] * inverse, -1)
     return regression * (extent[:, None] / extent[None]), scale * extent
 
 
@@ -163,21 +166,27 @@ def mixture(
       centre: poses [K, size].
       covariance: in the tangent space of each [K, dof, dof].
       log_weight: of each [K]; -inf for one that is not to be used.
-      prior: weight of the prior, in [0, 1].
+      prior: weight of the prior, in [0, 1]; 1 where no component is to be used.
       transform: the family.
       wider: factor on all standard deviations.
     """
     regression, scale = jax.vmap(lambda matrix: factorise(matrix, transform))(covariance)
-    modes = jax.nn.log_softmax(log_weight) + math.log1p(-prior) if prior < 1 else jnp.full_like(log_weight, -jnp.inf)
-    last = jnp.full(1, math.log(prior) if prior > 0 else -jnp.inf)
-    return Mixture(centre, regression, scale * wider, jnp.concatenate([modes, last]))
+    used = jnp.isfinite(log_weight)
+    share = jnp.where(used, jax.nn.log_softmax(log_weight), -jnp.inf) + (math.log1p(-prior) if prior < 1 else -jnp.inf)
+    last = jnp.where(used.any(), math.log(prior) if prior > 0 else -jnp.inf, 0.0)
+    return Mixture(centre, regression, scale * wider, jnp.append(share, last.astype(share.dtype)))
 
 
 def around_modes(modes: Modes, prior: float, transform: Transform) -> Mixture:
-    """The proposal of B4: a wider normal at each distinct mode, weighted by its Laplace mass, and the prior."""
+    """The proposal of B4: a wider normal at each distinct mode, weighted by its Laplace mass, and the prior.
+
+    Where J is finite at no mode, the prior alone.
+    """
     _, scale = jax.vmap(lambda matrix: factorise(matrix, transform))(modes.covariance)
-    mass = jnp.where(modes.distinct, -modes.loss + jnp.log(scale).sum(axis=1), -jnp.inf)
-    share = (1 - SHARED) * jax.nn.softmax(mass) + SHARED * modes.distinct / modes.distinct.sum()
+    used = modes.distinct & jnp.isfinite(modes.loss)
+    mass = jnp.where(used, -modes.loss + jnp.log(scale).sum(axis=1), -jnp.inf)
+    even = used.astype(mass.dtype) / jnp.maximum(used.sum(), 1).astype(mass.dtype)
+    share = jnp.where(used, (1 - SHARED) * jax.nn.softmax(mass) + SHARED * even, 0.0)
     return mixture(modes.alpha, modes.covariance, jnp.log(share), prior, transform, WIDER)
 
 
@@ -186,7 +195,7 @@ def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
     which, walk, anywhere = jax.random.split(key, 3)
     k = jax.random.categorical(which, mixture.log_weight)
     last = len(mixture.centre)
-    u = jax.random.uniform(walk, (transform.dof,), minval=1e-7, maxval=1 - 1e-7)
+    u = jax.random.uniform(walk, (transform.dof,), mixture.scale.dtype, 1e-7, 1 - 1e-7)
     centre, regression, scale = (part[jnp.minimum(k, last - 1)] for part in mixture[:3])
 
     def entry(i: Array, step: Array) -> Array:
@@ -195,7 +204,7 @@ def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
         drawn = mean + width * ndtri(below + u[i] * (above - below))
         return step.at[i].set(jnp.clip(drawn, low, high))
 
-    step = jnp.zeros(transform.dof)
+    step = jnp.zeros_like(u)
     if transform.dof:  # not unrolled: XLA would repeat every entry in all that follow it, and compile for minutes
         step = lax.fori_loop(0, transform.dof, entry, step)
     near = transform.project(transform.retract(centre, step))
@@ -234,6 +243,6 @@ def _conditionals(
     before gives a density, and this one keeps what is cut off small in single precision.
     """
     low, high = transform.reach(centre, step)
-    mean = jnp.clip(regression @ step, low, high)
+    mean = jnp.clip(matmul(regression, step), low, high)
     width = jnp.clip(scale, 1e-9, jnp.maximum(high - low, 1e-9))
     return mean, width, low, high

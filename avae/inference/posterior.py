@@ -15,12 +15,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_images, check_key, check_model, check_modes
+from avae.checks import check_key, check_model, check_modes, images_for
 from avae.inference.importance import Bound, Problem, log_mean, weighted_poses
 from avae.inference.pose_proposal import Mixture, Modes, log_density, mixture
 from avae.model import Params
 from avae.runtime.mistake import Mistake
 from avae.runtime.parts import Layout, in_parts, layout_of
+from avae.runtime.products import einsum
 from avae.settings import Plan, Search
 from avae.transforms import Transform
 
@@ -136,7 +137,7 @@ def pose_posterior(
     plan = settings.plan(params.model, search, family)
     wanted = len(family.lattice) if n_modes is None and family.dof == 0 else n_modes
     n_modes = check_modes(wanted, plan, family)
-    x = check_images(x, params.model)
+    x = images_for(params, x)
     return _posterior(params, x, key, n_samples, n_modes, plan, family, layout_of(x))
 
 
@@ -207,8 +208,8 @@ def moments(modes: Modes, draws: Array, weights: Array, transform: Transform) ->
         return nearest, transform.step(modes.alpha[nearest], alpha)
 
     nearest, steps = jax.vmap(to_modes)(draws)
-    shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha))  # [M, K]
-    scatter = jnp.einsum("mk,mi,mj->kij", shares, steps, steps)
+    shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha), dtype=weights.dtype)  # [M, K]
+    scatter = einsum("mk,mi,mj->kij", shares, steps, steps)
     few = SHRINK * jnp.max(weights)  # where hardly any weight fell, the curvature speaks
     total = shares.sum(axis=0)
     covariance = (scatter + few * modes.covariance) / (total + few)[:, None, None]

@@ -1,18 +1,20 @@
 """Likelihoods: how the decoder's raw output explains pixels.
 
 A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
-whole VAE, of which it may own some (`init`).
+whole VAE, of which it may own some (`init`). Its class attribute `normalised` says whether exp(log_prob) adds up to 1
+over all images: only then is there a bound on log p(x).
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from avae.runtime.mistake import Mistake
+from avae.runtime.products import matmul
 
 Weights = Any  # a pytree of arrays
 ROUNDING = 1e-5  # by so much values may leave [0, 1]: interpolation and resizing do that
@@ -28,6 +30,8 @@ class Bernoulli:
     """
 
     floor: float = 1e-4
+
+    normalised: ClassVar[bool] = True  # over binary images
 
     def __post_init__(self) -> None:
         if not 0 < self.floor < 0.5:
@@ -53,9 +57,9 @@ class Bernoulli:
         return total(x * logits - jax.nn.softplus(logits))
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
-        """Fisher information of each pixel's mean: 1 / m (1 - m)."""
-        mean = jnp.clip(mean, self.floor, 1 - self.floor)
-        return 1 / (mean * (1 - mean))
+        """Fisher information of each pixel's mean: 1 / m (1 - m); 0 where the clamp makes the likelihood flat."""
+        clamped = jnp.clip(mean, self.floor, 1 - self.floor)
+        return jnp.where(mean == clamped, 1 / (clamped * (1 - clamped)), 0.0)
 
     def check(self, x: Any) -> str | None:
         """What is wrong with concrete images `x` under this likelihood, or None."""
@@ -76,13 +80,15 @@ class Gaussian:
 
     scale: float | None = None
 
+    normalised: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
             raise Mistake(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
 
     def init(self) -> dict[str, Array]:
         """The log scale, where it is learned."""
-        return {} if self.scale is not None else {"log_scale": jnp.zeros(())}
+        return {} if self.scale is not None else {"log_scale": jnp.zeros((), jnp.float32)}
 
     def mean(self, raw: Array) -> Array:
         """The decoder's output is the mean."""
@@ -92,7 +98,7 @@ class Gaussian:
         """Log p(x | mean) in nats, summed over pixels."""
         log_scale = self._log_scale(weights)
         residual = (x - mean).ravel() * jnp.exp(-log_scale)
-        return -0.5 * (residual @ residual) - x.size * (log_scale + 0.5 * math.log(2 * math.pi))
+        return -0.5 * matmul(residual, residual) - x.size * (log_scale + 0.5 * math.log(2 * math.pi))
 
     def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
         """The same: the raw output is the mean."""
@@ -126,6 +132,8 @@ class PaperLoss:
 
     centre: float = 0.1307
     spread: float = 0.3081
+
+    normalised: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.spread > 0:
@@ -173,4 +181,4 @@ def total(terms: Array) -> Array:
     XLA on a CPU computes what goes into a sum one number at a time, but what goes into a product in vectors: 26 times
     faster for the logarithms of a batch of digits.
     """
-    return terms @ jnp.ones_like(terms)
+    return matmul(terms, jnp.ones_like(terms))

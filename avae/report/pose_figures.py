@@ -11,7 +11,8 @@ from avae.inference.posterior import PosePosterior
 from avae.report.figures import DPI, FAINT, INK, MUTED, WIDTH
 from avae.report.pictures import contrast, picture
 from avae.transforms import Transform
-from avae.transforms.factors import Box, Circle, Elements, Rotations
+from avae.transforms.factors import Box, Circle, Elements
+from avae.transforms.quaternions import Rotations
 
 DENSITY, MODE = "#56B4E9", "#D55E00"
 MAX_SHOWN = 8

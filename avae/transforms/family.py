@@ -38,12 +38,13 @@ class Transform:
 
     def __post_init__(self) -> None:
         """Raises Mistake for a range that is empty, or that no pose of real data needs."""
-        for field in dataclasses.fields(self):
-            low, high, unit = RANGES.get(field.name, (-math.inf, math.inf, ""))
-            value = getattr(self, field.name)
-            if not low < value <= high:
-                name = type(self).__name__.lower()
-                raise Mistake(f"{name} expects {low} < {field.name} <= {high} {unit}, got {value}")
+        for name in (field.name for field in dataclasses.fields(self) if field.name in RANGES):
+            low, high, unit = RANGES[name]
+            value = getattr(self, name)
+            numbers = np.asarray(value)
+            if numbers.dtype.kind not in "iuf" or not np.all((low < numbers) & (numbers <= high)):
+                family = type(self).__name__.lower()
+                raise Mistake(f"{family} expects {low} < {name} <= {high} {unit}, got {value!r}")
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -75,7 +76,7 @@ class Transform:
 
     def sample(self, key: Array) -> Array:
         """One pose [size] drawn from the prior: uniform on boxes, Haar on rotations."""
-        return self._place(jax.random.uniform(key, (self._coordinates,)))
+        return self._place(jax.random.uniform(key, (self._coordinates,), jnp.float32))
 
     def log_prior(self, alpha: Array) -> Array:
         """Log density of the prior at `alpha`, in nats; -inf outside.
@@ -83,7 +84,8 @@ class Transform:
         Per radian, per half-width, per unit of log scale and of shear; for a finite family, the log of a probability.
         """
         inside = jnp.stack([factor.inside(part) for factor, part in self._parts(alpha)]).all()
-        return jnp.where(inside, -sum(math.log(factor.volume) for factor in self.factors), -jnp.inf)
+        density = -sum(math.log(factor.volume) for factor in self.factors)
+        return jnp.where(inside, jnp.asarray(density, alpha.dtype), -jnp.inf)
 
     def starts(self, n: int, key: Array | None = None) -> Array:
         """`n` stratified poses [n, size], the identity first.
@@ -96,8 +98,8 @@ class Transform:
             return self.lattice
         u = jnp.concatenate([factor.origin for factor in self.factors])[None] + _strata(n, self._steps)
         if key is not None:
-            within = jax.random.uniform(key, (n, 1), minval=-0.5, maxval=0.5) / n
-            together = jax.random.uniform(jax.random.fold_in(key, 1), (1, self._coordinates - 1))
+            within = jax.random.uniform(key, (n, 1), jnp.float32, -0.5, 0.5) / n
+            together = jax.random.uniform(jax.random.fold_in(key, 1), (1, self._coordinates - 1), jnp.float32)
             u = u + jnp.concatenate([within, jnp.tile(together, (n, 1))], axis=1)
         u = jnp.mod(u, 1.0)
         columns = np.cumsum([factor.coordinates for factor in self.factors])[:-1]
@@ -119,8 +121,8 @@ class Transform:
         return jnp.concatenate([factor.extent for factor in self.factors]) / n ** (1 / max(1, self.dof))
 
     def retract(self, alpha: Array, step: Array) -> Array:
-        """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`."""
-        moved = [factor.retract(part, move) for factor, part, move in self._moves(alpha, step)]
+        """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`. A pose keeps its float type."""
+        moved = [factor.retract(part, move) for factor, part, move in self._moves(alpha, step.astype(alpha.dtype))]
         return jnp.concatenate(moved)
 
     def step(self, a: Array, b: Array) -> Array:
@@ -232,7 +234,7 @@ def _recurrence(d: int) -> Array:
     ratio = 2.0
     for _ in range(40 if d else 0):
         ratio = (1 + ratio) ** (1 / (d + 1))  # the root of r^(d+1) = r + 1
-    return jnp.array([ratio ** -(axis + 1) for axis in range(d)])
+    return jnp.array([ratio ** -(axis + 1) for axis in range(d)], jnp.float32)
 
 
 def _strata(n: int, steps: Array) -> Array:

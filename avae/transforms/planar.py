@@ -9,6 +9,7 @@ from jax import Array
 
 from avae.transforms.factors import Box, Circle, Elements
 from avae.transforms.family import Transform, affine, upper
+from avae.transforms.warp import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Affine(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[0]) U(alpha[1:4]) | alpha[4:]]."""
-        return affine(_turn(alpha[0]) @ upper(alpha[1:3], alpha[3:4]), alpha[4:])
+        return affine(product(_turn(alpha[0]), upper(alpha[1:3], alpha[3:4])), alpha[4:])
 
 
 def _angle(limit: float) -> Circle | Box:

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from avae.transforms.factors import Box, Elements, Rotations, rotation_matrix
+from avae.transforms.factors import Box, Elements
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
+from avae.transforms.quaternions import Rotations, rotation_matrix
+from avae.transforms.warp import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Rotation3D(Transform):
     @property
     def _steps(self) -> Array:
         """Those of the super-Fibonacci spiral (Alexa 2022), which cover SO(3) better than the general recurrence."""
-        return jnp.array([2**-0.5, 1 / 1.533751168755204288])
+        return jnp.array([2**-0.5, 1 / 1.533751168755204288], jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Affine3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[:4]) U(alpha[4:10]) | alpha[10:]]."""
-        return affine(rotation_matrix(alpha[:4]) @ upper(alpha[4:7], alpha[7:10]), alpha[10:])
+        return affine(product(rotation_matrix(alpha[:4]), upper(alpha[4:7], alpha[7:10])), alpha[10:])
 
 
 @functools.cache

@@ -104,16 +104,19 @@ def invert(matrix: Array) -> Array:
     else:
         u, v, w = linear
         cofactors = jnp.stack([jnp.cross(v, w), jnp.cross(w, u), jnp.cross(u, v)], axis=1)
-        determinant = u @ cofactors[:, 0]
+        determinant = jnp.sum(u * cofactors[:, 0])
     inverse = cofactors / determinant
-    return jnp.concatenate([inverse, -(inverse @ shift)[:, None]], axis=1)
+    return jnp.concatenate([inverse, -product(inverse, shift[:, None])], axis=1)
 
 
 def compose(outer: Array, inner: Array) -> Array:
     """Two pull maps in one, `outer` after `inner`: what two warps in that order pull, blurred once."""
-    linear = outer[:, :-1] @ inner[:, :-1]
-    shift = outer[:, :-1] @ inner[:, -1] + outer[:, -1]
-    return jnp.concatenate([linear, shift[:, None]], axis=1)
+    return product(outer[:, :-1], inner).at[:, -1].add(outer[:, -1])
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix product [n, m] of small a [n, k] and b [k, m], as a sum: no accelerator rounds it, and it fuses."""
+    return jnp.sum(a[:, :, None] * b[None], axis=1)
 
 
 def _check_matrices(matrices: np.ndarray) -> None:
