@@ -89,7 +89,7 @@ def sample(params: Params, n: int, *, key: Array | None = None, posed: bool = Tr
     if n < 1 or latent is None:
         raise Mistake(f"sample expects n >= 1 and networks with an attribute `latent`, got n={n}, latent={latent}")
     latent_key, pose_key = jax.random.split(jax.random.key(0) if key is None else key)
-    means = _decode(params, jax.random.normal(latent_key, (n, latent)))
+    means = _decode(params, jax.random.normal(latent_key, (n, latent), jnp.float32))
     return _pose(means, jax.random.split(pose_key, n), params.model) if posed else means
 
 

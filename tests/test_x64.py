@@ -43,6 +43,6 @@ def test_results_are_those_of_32_bits(params, images, name):
     for a, b in zip(jax.tree.leaves(double), jax.tree.leaves(single), strict=True):
         assert a.shape == b.shape
         assert a.dtype == b.dtype or not jnp.issubdtype(b.dtype, jnp.floating)
-        if name not in ("distill", "sample") and "log_likelihood" not in name and "posterior" not in name:
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3)  # draws differ: uniform numbers have more bits
+        if name != "distill":  # which draws whole numbers, of more bits
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3)
         assert np.isfinite(np.asarray(a, float)).all()
