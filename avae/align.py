@@ -44,7 +44,7 @@ def search_one(
 ) -> Found:
     """The best pose of one example x, by J = loss(x, alpha).
 
-    The `starts` [n, size], the identity first, divide the family into `n_cells` cells; None for one per start. `twin` is
+    The `starts` [n, size], the identity first, divide the family into `n_cells` cells; None: one per start. `twin` is
     a cheaper loss that scores them, with the example as it takes it; None for the loss itself.
     """
     scores = score(*(twin or (loss, x)), starts)  # 1. J at every start; a cheaper twin will do here
