@@ -132,9 +132,13 @@ def test_a_signal_at_the_last_step_ends_the_command_too(tmp_path, monkeypatch):
 
 
 def test_a_signal_after_the_last_step_is_passed_on():
-    with pytest.raises(KeyboardInterrupt), stop_signal() as stop:
-        assert stop(0) is None
-        os.kill(os.getpid(), signal.SIGINT)
+    def signalled_late():
+        with stop_signal() as stop:
+            assert stop(0) is None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled_late()
     with stop_signal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop(0) == signal.SIGINT
