@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -118,6 +119,29 @@ def test_a_full_disk_is_a_sentence_and_the_last_good_state_is_kept(tmp_path):
     again = fit(tiny(), tmp_path)
     chex.assert_trees_all_equal(again.weights, avae.load(tmp_path).weights)
     assert steps_saved(tmp_path)[-1] == 20
+
+
+def test_a_signal_at_the_last_step_ends_the_command_too(tmp_path, monkeypatch):
+    """What comes after the training, a baseline or an evaluation, may take hours."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_signal", lambda: contextlib.nullcontext(lambda step: 15 if step == 19 else None))
+        with pytest.raises(Interrupted, match="after step 20, saved in"):
+            fit(tiny(), tmp_path)
+    assert steps_saved(tmp_path)[-1] == 20
+    chex.assert_trees_all_equal(fit(tiny(), tmp_path).weights, avae.load(tmp_path).weights)
+
+
+def test_a_signal_after_the_last_step_is_passed_on():
+    def signalled_late():
+        with stop_signal() as stop:
+            assert stop(0) is None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled_late()
+    with stop_signal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop(0) == signal.SIGINT
 
 
 # --- options of training --------------------------------------------------------------------------------------------
