@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
@@ -58,10 +59,15 @@ def in_turn(function: Callable[[Any], Any], rows: Any, example: Any) -> Any:
       rows: pytree of arrays [n, ...].
       example: what each call works on, a pytree of arrays; its size says how many calls are a few.
     """
-    if jax.default_backend() != "cpu":
+    n = jax.tree.leaves(rows)[0].shape[0]
+    few = max(LEAST, NUMBERS // max(1, sum(leaf.size for leaf in jax.tree.leaves(example))))
+    turns = max(1, round(n / few)) if jax.default_backend() == "cpu" else 1
+    if turns == 1:
         return jax.vmap(function)(rows)
-    size = sum(leaf.size for leaf in jax.tree.leaves(example))
-    return lax.map(function, rows, batch_size=max(LEAST, NUMBERS // max(1, size)))
+    each = math.ceil(n / turns)
+    index = np.minimum(np.arange(turns * each), n - 1).reshape(turns, each)  # one shape, compiled once
+    found = lax.map(jax.vmap(function), jax.tree.map(lambda leaf: leaf[index], rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], found)
 
 
 def in_parts(function: Callable[..., Any], arrays: Any, layout: Layout = WHOLE, memory: int | None = None) -> Any:
