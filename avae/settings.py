@@ -67,8 +67,8 @@ DEFAULTS: dict[type[Transform], Search] = {
     CubeRotations: Search(n_starts=24, top_k=1, n_local=(), n_refined=1, n_steps=0),  # exhaustive
     Rotation: Search(n_starts=32, top_k=4, n_local=(6,), n_refined=4, n_steps=4),  # 100 %; conv: J + 0.006
     Translation: Search(n_starts=32, top_k=4, n_local=(), n_refined=4, n_steps=10),  # 100 %
-    Rigid: Search(n_starts=64, top_k=4, n_local=(4, 4), n_refined=4, n_steps=6),  # 99.0 %
-    Similarity: Search(n_starts=128, top_k=8, n_local=(4, 4), n_refined=8, n_steps=8),  # 98.2 %
+    Rigid: Search(n_starts=64, top_k=4, n_local=(4, 4), n_refined=4, n_steps=6),  # 98.6 %
+    Similarity: Search(n_starts=128, top_k=8, n_local=(4, 4), n_refined=8, n_steps=8),  # 98.0 %
     Affine: Search(n_starts=512, top_k=8, n_local=(4, 4), n_refined=8, n_steps=12),  # 99.6 %
     Rotation3D: Search(n_starts=128, top_k=4, n_local=(), n_refined=4, n_steps=8),  # 99.6 %
     Rigid3D: Search(n_starts=512, top_k=16, n_local=(), n_refined=16, n_steps=10),  # 97.6 %

@@ -94,9 +94,7 @@ def straight(tmp_path_factory):
 # --- the step -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"data.pose": "fresh"}, {"train.search.enabled": False}, {"data.pose": "upright"}]
-)
+@pytest.mark.parametrize("changes", [{"data.pose": "fresh"}, {"train.search.enabled": False}])
 def test_loss_falls(changes):
     exp = experiment(tiny(**changes))
     images, state = data.load(exp.data).train.images[:64], training.init_state(exp)
@@ -108,7 +106,7 @@ def test_loss_falls(changes):
     assert int(state.step) == 30
 
 
-@pytest.mark.parametrize("beta", [1.0, 3.0])
+@pytest.mark.parametrize("beta", [3.0])
 def test_no_gradient_flows_through_the_search(beta):
     """The step's gradient is that of J at the fixed pose that the search finds (envelope theorem), by the same J."""
     exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta}))

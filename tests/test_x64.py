@@ -26,7 +26,12 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+COSTLY = ("pose_posterior", "log_likelihood")  # test_float_types.py traces them; their values: pytest -m slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in COSTLY)) for name in FUNCTIONS]
+)
 def test_results_are_those_of_32_bits(params, images, name):
     function = FUNCTIONS[name]
     single = function(params, images)
