@@ -208,7 +208,7 @@ def test_modes_without_a_loss_leave_the_bound_a_bound():
     params = linear_params(avae.Rotation(), scale=1.0)
     x, _ = draw_images(params, 6)
     hollow = avae.Params(params.weights, dataclasses.replace(params.model, networks=Hollow()))
-    search = avae.Search(n_starts=4, top_k=1, n_local=0, n_steps=1)
+    search = avae.Search(n_starts=4, top_k=1, n_local=(), n_refined=1, n_steps=1)
     found = avae.log_likelihood(hollow, x, n_samples=512, n_modes=2, search=search)
     truth = log_mean_exp(log_p_given_pose(params, x, GRID[::8]))
     np.testing.assert_allclose(found.value, truth, atol=1.0)
