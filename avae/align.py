@@ -1,8 +1,6 @@
-"""The paper's inner loop (Bidart & Wong 2019, section 3): `search_one`, for one example.
+"""The paper's inner loop, alpha*(x) = argmin_alpha J(alpha; x) (Bidart & Wong 2019, section 3).
 
-    alpha*(x) = argmin_alpha J(alpha; x)
-
-`align` runs it with J of a model, `search` with any loss.
+`search_one` is the algorithm, for one example; `align` runs it with J of a model, `search` with any loss.
 """
 
 import functools
@@ -20,7 +18,7 @@ from avae.objective import Alignment, Info, describe, pose_loss, starting_poses,
 from avae.runtime.parts import Layout, in_parts, in_turn, layout_of, side_by_side
 from avae.runtime.programs import compiled
 from avae.settings import Plan, Search, plan
-from avae.solvers import Loss, Poses, Refined, best, refine
+from avae.solvers import Loss, Poses, Refined, Twin, best, refine
 from avae.transforms import Transform, spread
 
 
@@ -31,8 +29,7 @@ class Found(NamedTuple):
       alpha: poses [B, size].
       loss: their losses [B].
       info: see `Info`.
-      hessian: Gauss-Newton matrix of the loss at each [B, dof, dof]; None after another solver.
-      prediction: what the loss predicts at each; None after another solver.
+      hessian, prediction: those of `Refined`, for each.
     """
 
     alpha: Array
@@ -43,24 +40,12 @@ class Found(NamedTuple):
 
 
 def search_one(
-    loss: Loss,
-    x: Any,
-    starts: Array,
-    family: Transform,
-    search: Search,
-    twin: tuple[Loss, Any] | None = None,
-    n_cells: int | None = None,
+    loss: Loss, x: Any, starts: Array, family: Transform, search: Search, twin: Twin = None, n_cells: int | None = None
 ) -> Found:
-    """The best pose of one example.
+    """The best pose of one example x, by J = loss(x, alpha).
 
-    Args:
-      loss: (x, alpha) -> scalar, J.
-      x: the example.
-      starts: poses [n, size], the identity first.
-      family: the family of poses.
-      search: settings.
-      twin: (loss, x) of a cheaper twin by which the starts are scored; None for `loss` itself.
-      n_cells: number of cells into which the starts divide the family; None for one per start.
+    The `starts` [n, size], the identity first, divide the family into `n_cells` cells; None: one per start. `twin` is
+    a cheaper loss that scores them, with the example as it takes it; None for the loss itself.
     """
     scores = score(*(twin or (loss, x)), starts)  # 1. J at every start; a cheaper twin will do here
     kept, identity_loss = top_k(loss, x, scores, search.top_k, rescored=twin is not None)  # 2. the best few
@@ -95,8 +80,7 @@ def top_k(loss: Loss, x: Any, scores: Poses, k: int, rescored: bool) -> tuple[Po
 def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tuple[int, ...], n_cells: int) -> Poses:
     """Poses [n, size] in the cells of the kept starts, those of the last round.
 
-    A round tries `n_local[i]` poses around the best pose of each cell so far. These divide the cell: the next round
-    tries poses in the smaller one around the best.
+    A round tries `n_local[i]` poses around the best of each cell so far; they divide it for the next round.
     """
     cells = jax.tree.map(lambda leaf: leaf[:, None], kept)  # [k, 1, ...]
     for n in n_local if family.dof else ():
@@ -169,14 +153,12 @@ def search(
     """The same for any per-example loss.
 
     Args:
-      loss_fn: (x, alpha) -> scalar for one example; Gauss-Newton expects a `CompositeLoss`. Weights that change belong
-        in a `jax.tree_util.Partial`, which is an argument of the compiled search; any other loss is compiled once, and
-        its program lives as long as it does.
+      loss_fn: (x, alpha) -> scalar for one example; Gauss-Newton expects a `CompositeLoss`. A loss is compiled once,
+        for as long as it lives; weights that change belong in a `jax.tree_util.Partial`, an argument of the program.
       x: a pytree of arrays with a leading batch axis.
       transform: the family of poses.
       key: draws the starts within their strata; None takes the centres.
-      settings: a `Search`, or a mapping that updates the default: the family's, or the paper's for a loss without the
-        structure for Gauss-Newton.
+      settings: a `Search`, or a mapping that updates the default: the family's, or the paper's without Gauss-Newton.
 
     Returns:
       `Found`.

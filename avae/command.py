@@ -1,13 +1,15 @@
 """What `train.py` and `eval.py` share: flags, and an end in a sentence whatever happens, unless it is a bug."""
 
+import builtins
 import contextlib
 import errno
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -21,6 +23,10 @@ from avae.training.watch import Diverged
 ENVIRONMENT = {getattr(errno, name) for name in (
     "ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENAMETOOLONG",
 ) if hasattr(errno, name)}  # fmt: skip
+
+
+class AtOnce(SystemExit):
+    """The end of a process whose threads may be in the middle of something."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,7 +44,7 @@ def sentences() -> Iterator[None]:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[reportAttributeAccessIssue]  # ASCII in many containers
-    with on_signal(_stop):
+    with on_signal(_stop), _no_signal_lost():
         try:
             yield
             sys.stdout.flush()
@@ -48,13 +54,23 @@ def sentences() -> Iterator[None]:
             _end(128 + stop.signum, str(stop))
         except KeyboardInterrupt as stop:
             signum = getattr(stop, "signum", signal.SIGINT)
-            _end(128 + signum, f"stopped by {signal.Signals(signum).name}; start again to go on")
+            _end(128 + signum, f"stopped by {signal.Signals(signum).name}; start again to go on", AtOnce)
         except BrokenPipeError:  # SIGPIPE is 13, where there is one
-            _end(128 + 13, "error: the reader of standard output or standard error is gone (closed pipe)")
+            _end(128 + 13, "error: the reader of standard output or standard error is gone (closed pipe)", AtOnce)
         except OSError as error:
             if error.errno not in ENVIRONMENT:
                 raise
             _end(1, f"error: {error}")
+
+
+def script(main: Callable[[list[str]], None]) -> None:
+    """Calls the `main` of a script, and ends the process with its code; a notebook that runs the script lives on."""
+    try:
+        main(sys.argv)
+    except AtOnce as end:  # the interpreter would wait for the threads, and may crash in what they compute
+        if hasattr(builtins, "__IPYTHON__"):
+            raise
+        os._exit(int(end.code or 0))
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> None:
@@ -109,7 +125,25 @@ def _stop(signum: int, restore: Callable[[], None]) -> NoReturn:
     raise Stopped(signum)
 
 
-def _end(code: int, sentence: str) -> NoReturn:
+@contextlib.contextmanager
+def _no_signal_lost() -> Iterator[None]:
+    """Sends a signal again that came while a destructor or a callback ran, where Python drops exceptions."""
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, Stopped):
+            threading.Timer(0.1, os.kill, (os.getpid(), dropped.exc_value.signum)).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _end(code: int, sentence: str, kind: type[SystemExit] = SystemExit) -> NoReturn:
     """Ends the process; a standard stream that cannot be written any more is let go."""
     with contextlib.suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
@@ -118,4 +152,4 @@ def _end(code: int, sentence: str) -> NoReturn:
             stream.flush()
         except OSError:  # Python would try again at its end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(code)
+    raise kind(code)

@@ -21,6 +21,7 @@ from avae.transforms import Transform
 NOTHING = 1e-6  # nats: less is the rounding of a loss
 INFLATION = 1e5  # of a variance by what other entries may do in its place: more is the rounding of a curvature
 Loss = Callable[[Any, Array], Array]
+Twin = tuple[Loss, Any] | None  # a cheaper loss, and the example as it takes it
 Ranked = TypeVar("Ranked", bound=Any)
 
 

@@ -156,6 +156,42 @@ def test_a_full_disk_ends_every_phase_in_a_sentence(phase, tmp_path, monkeypatch
     assert (code, sentence.splitlines()[-1]) == (1, "error: [Errno 28] No space left on device")
 
 
+def test_a_signal_that_comes_while_a_destructor_runs_is_not_lost(capfd):
+    class Destroyed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # where Python drops what the handler raises
+
+    def call():
+        with command.sentences():
+            del [Destroyed()][0]
+            time.sleep(10)
+
+    assert ended(call, capfd) == (128 + signal.SIGTERM, "stopped by SIGTERM; start again to go on\n")
+
+
+BUSY = """
+import os, signal, sys, threading, time
+from avae import command
+
+def main(argv):
+    with command.sentences():
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+command.script(main)
+"""
+
+
+@pytest.mark.process
+def test_a_signal_does_not_wait_for_other_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "stopped by SIGTERM; start again to go on\n")
+
+
 @pytest.mark.process
 def test_a_signal_while_the_first_step_compiles_saves_it(tmp_path, compiled):
     process = subprocess.Popen(

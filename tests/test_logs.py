@@ -6,36 +6,38 @@ import sys
 import pytest
 
 from avae.runtime import progress as logs
+from avae.training import watch
+from avae.training.watch import Writer, read_metrics
 
 
 def test_rows_come_back_and_a_run_that_resumes_drops_what_it_runs_again(tmp_path):
-    with logs.Writer(tmp_path) as writer:
+    with Writer(tmp_path) as writer:
         for step in (10, 20, 30):
             writer.scalars(step, {"loss": float(step)})
-    with logs.Writer(tmp_path, step=20) as writer:  # resumes after step 20: 21 and later are run again
+    with Writer(tmp_path, step=20) as writer:  # resumes after step 20: 21 and later are run again
         writer.scalars(30, {"loss": -1.0})
-    rows = logs.read_metrics(tmp_path)
+    rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert rows[-1] == {"step": 30, "loss": -1.0}
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert logs.read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
-    assert logs.read_metrics(tmp_path / "nothing") == []
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+    assert read_metrics(tmp_path / "nothing") == []
 
 
 def test_tensorboard_is_written_where_it_is_installed_and_not_missed_where_it_is_not(tmp_path, monkeypatch):
     (tmp_path / "with").mkdir()
-    with logs.Writer(tmp_path / "with") as writer:
+    with Writer(tmp_path / "with") as writer:
         writer.scalars(1, {"loss": 1.0})
     assert list((tmp_path / "with" / "tensorboard").glob("events.*"))
-    monkeypatch.setattr(logs, "SummaryWriter", None)
+    monkeypatch.setattr(watch, "SummaryWriter", None)
     (tmp_path / "without").mkdir()
-    with logs.Writer(tmp_path / "without") as writer:
+    with Writer(tmp_path / "without") as writer:
         writer.scalars(1, {"loss": 1.0})
     assert not (tmp_path / "without" / "tensorboard").exists()
-    assert logs.read_metrics(tmp_path / "without") == [{"step": 1, "loss": 1.0}]
+    assert read_metrics(tmp_path / "without") == [{"step": 1, "loss": 1.0}]
 
 
 @pytest.mark.parametrize("stopped", [5, 6])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,6 @@ from test_train import ROOT, fit
 
 import avae
 from avae.config import default, experiment
-from avae.networks import precision
 from avae.training import checkpoint, loop, step as training
 from avae.training.loop import Interrupted, stop_signal
 from avae.training.watch import Watch, Writer, read_metrics
@@ -120,6 +120,29 @@ def test_a_full_disk_is_a_sentence_and_the_last_good_state_is_kept(tmp_path):
     assert steps_saved(tmp_path)[-1] == 20
 
 
+def test_a_signal_at_the_last_step_ends_the_command_too(tmp_path, monkeypatch):
+    """What comes after the training, a baseline or an evaluation, may take hours."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_signal", lambda: contextlib.nullcontext(lambda step: 15 if step == 19 else None))
+        with pytest.raises(Interrupted, match="after step 20, saved in"):
+            fit(tiny(), tmp_path)
+    assert steps_saved(tmp_path)[-1] == 20
+    chex.assert_trees_all_equal(fit(tiny(), tmp_path).weights, avae.load(tmp_path).weights)
+
+
+def test_a_signal_after_the_last_step_is_passed_on():
+    def signalled_late():
+        with stop_signal() as stop:
+            assert stop(0) is None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled_late()
+    with stop_signal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop(0) == signal.SIGINT
+
+
 # --- options of training --------------------------------------------------------------------------------------------
 
 
@@ -169,7 +192,7 @@ def test_a_run_is_whole_updates(accumulate, steps):
 
 def test_networks_in_bfloat16_and_all_else_in_float32():
     params = avae.init(jax.random.key(0), avae.MLP(image_shape=(12, 12, 1), hidden=(8,), latent=2))
-    low = precision.in_precision(params, "bfloat16")
+    low = params.in_precision("bfloat16")
     assert low.weights is params.weights
     x = jnp.asarray(np.random.default_rng(0).random((2, 12, 12, 1), np.float32))
     mu = [p.model.encode(p.weights, x[0]).mu for p in (params, low)]
@@ -180,7 +203,7 @@ def test_networks_in_bfloat16_and_all_else_in_float32():
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line for line in products)
-    assert precision.in_precision(params, "float32") is params
+    assert params.in_precision("float32") is params
 
 
 def test_training_in_bfloat16_keeps_float32_weights():
@@ -198,13 +221,13 @@ def test_training_in_bfloat16_keeps_float32_weights():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.accumulate": 0}, "train.accumulate: expected at least 1, got 0"),
+        ({"train.accumulate": 0}, "train.accumulate: expected a whole number of at least 1, got 0"),
         ({"train.beta": -1.0}, r"train.beta: expected a finite weight of at least 0, got -1.0"),
         ({"train.beta": float("nan")}, r"train.beta: expected a finite weight of at least 0, got nan"),
         ({"train.average": 1.0}, r"train.average: expected a decay from 0 \(none\) to below 1, got 1.0"),
         ({"train.precision": "half"}, "train.precision: expected one of float32, bfloat16, got 'half'"),
-        ({"train.keep_last": 0}, "train.keep_last: expected at least 1, got 0"),
-        ({"train.keep_best": -1}, "train.keep_best: expected at least 0, got -1"),
+        ({"train.keep_last": 0}, "train.keep_last: expected a whole number of at least 1, got 0"),
+        ({"train.keep_best": -1}, "train.keep_best: expected a whole number of at least 0, got -1"),
     ],
 )
 def test_a_wrong_option_is_a_sentence(changes, message):
@@ -252,6 +275,7 @@ def test_time_spent_on_a_batch_counts_as_waiting_only_if_the_device_was_done(tmp
         assert 0.02 <= watch._idle < watch._data - 0.019
 
 
+@pytest.mark.process
 def test_killed_at_random_it_always_ends_in_the_same_weights(tmp_path):
     killed, ended, same = soak(tmp_path, kills=5)  # a hundred: python tests/soak.py --kills=100
     assert killed == 5

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 import avae
+from avae.align import _align
 from avae.runtime import parts
 from avae.runtime.parts import Layout, in_parts, parts_at_once, peak_bytes, side_by_side
 
@@ -121,7 +122,7 @@ SEARCH = avae.Search(n_starts=8, top_k=2, n_local=(), n_steps=1)
 def align_with(memory, params, images, monkeypatch):
     """`align`, traced anew, as if a device had so many bytes."""
     monkeypatch.setattr(parts, "budget", lambda: memory)
-    jax.clear_caches()  # `align` is compiled once, whatever the budget becomes
+    _align.clear_cache()  # it is compiled once, whatever the budget becomes
     return avae.align(params, images, search=SEARCH)
 
 

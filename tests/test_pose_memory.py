@@ -44,6 +44,24 @@ def test_a_bad_memory_does_not_trap_an_image(remembering):
     assert float((last - good).mean()) < 0.25 * float((worst - good).mean())
 
 
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_gain_is_over_the_identity_in_both_kinds_of_epoch(remembering, step):
+    """A full search at step 0, one from memory at step 2: what was remembered has no part in it."""
+    exp, images, index, poses = remembering
+    state = training.init_state(exp).replace(poses=jnp.copy(poses), step=jnp.asarray(step, jnp.int32))
+    identity = jax.jit(avae.objective)(state.params, images, np.zeros((32, 1), np.float32)).total
+    state, metrics = training.train_step(state, images, exp, 1, index)
+    found = jax.jit(avae.objective)(training.init_state(exp).params, images, state.poses[index]).total
+    np.testing.assert_allclose(metrics["search_gain"], jnp.mean(identity - found), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("batch_size", "n_train"), [(32, 64), (128, 60_000), (100, 33_000_001), (7, 10)])
+def test_epochs_are_counted_beyond_what_an_integer_holds(batch_size, n_train):
+    steps = [0, 1, n_train // batch_size, 2**24 + 12_345, 2**31 - 1]
+    found = [int(training.epoch(jnp.asarray(step, jnp.int32), batch_size, n_train)) for step in steps]
+    assert found == [step * batch_size // n_train for step in steps]
+
+
 def test_poses_are_saved_with_the_state(remembering, tmp_path):
     exp = remembering[0]
     state = training.init_state(exp).replace(poses=jnp.full((64, 1), 0.5), step=jnp.asarray(7, jnp.int32))

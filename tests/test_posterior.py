@@ -122,7 +122,7 @@ def test_elements_of_a_finite_family_are_weighed():
 
 
 def test_object_that_looks_the_same_upside_down_has_two_modes():
-    params = linear_params(avae.Rotation())
+    params = linear_params(avae.Rotation(), scale=0.35)  # the model of `rotated`: compiled once
     flip = params.weights["mean"] + params.weights["mean"][::-1, ::-1]
     params = params.replace(weights=params.weights | {"mean": flip, "basis": 0 * params.weights["basis"]})
     x, _ = draw_images(params, 400, seed=3)

@@ -295,6 +295,15 @@ def test_an_older_run_takes_the_fingerprint_of_the_data_it_goes_on_with(tmp_path
     assert (workdir / "data.json").read_text() == first
 
 
+def test_all_processes_wait_for_the_first_whether_or_not_they_see_what_it_writes(tmp_path, monkeypatch):
+    """A process that comes later finds the file; it must meet the others all the same."""
+    data, calls, real = experiment(stack(tmp_path / "x.npy")).data, [], run_folder.devices.in_first_process
+    monkeypatch.setattr(run_folder.devices, "in_first_process", lambda action: (calls.append(action), real(action)))
+    run_folder.keep_data(tmp_path, data)
+    run_folder.keep_data(tmp_path, data)
+    assert len(calls) == 2
+
+
 def test_the_data_of_a_run_are_found_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()

@@ -104,7 +104,7 @@ def test_loss_falls(changes):
     for _ in range(30):
         state, metrics = training.train_step(state, images, exp)
         losses.append(float(metrics["loss"]))
-    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    assert np.mean(losses[-5:]) < 0.85 * losses[0]
     assert int(state.step) == 30
 
 
@@ -302,14 +302,14 @@ def test_a_run_without_a_checkpoint_is_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.epochs": 0}, "train.epochs: expected at least 1, got 0"),
-        ({"train.batch_size": 0}, "train.batch_size: expected at least 1"),
+        ({"train.epochs": 0}, "train.epochs: expected a whole number of at least 1, got 0"),
+        ({"train.batch_size": 0}, "train.batch_size: expected a whole number of at least 1"),
         ({"train.learning_rate": -1.0}, "learning_rate > 0"),
         ({"data.pose": "tilted"}, "data.pose: expected one of fixed, upright, fresh, got 'tilted'"),
         ({"model.name": "mpl"}, "model.name: expected one of mlp, conv, got 'mpl'; did you mean 'mlp'"),
         ({"transform.name": "rotations"}, "did you mean 'rotation'"),
         ({"likelihood.name": "poisson"}, "likelihood.name: expected one of bernoulli, gaussian"),
-        ({"search.top_k": 9}, "1 <= top_k <= n_starts, got top_k=9, n_starts=8"),
+        ({"search.top_k": 9}, "top_k: expected at most n_starts, 8, got 9"),
         ({"data.n_train": 12_001}, "at most the 12000 embedded digits, got 12001"),
         ({"data.n_train": 16}, "at most the 16 training examples, got 32"),
         ({"data.transform.name": "rotation3d"}, "the digits are images, but Rotation3D poses volumes"),

@@ -10,9 +10,6 @@ import avae
 SEARCH = avae.Search(n_starts=4, top_k=2, n_local=(2,), n_refined=1, n_steps=1)
 FUNCTIONS = {
     "align": lambda params, x: avae.align(params, x, search=SEARCH),
-    "align, twin": lambda params, x: avae.align(params, x, search={"twin": 2, "n_starts": 6}),
-    "align, paper": lambda params, x: avae.align(params, x, search={"solver": avae.Adam(), "n_starts": 4}),
-    "align, rigid": lambda params, x: avae.align(params, x, search=SEARCH, transform=avae.Rigid()),
     "objective": lambda params, x: avae.objective(params, x, np.zeros((3, 1)), jax.random.key(0)),
     "encode": avae.encode,
     "decode": lambda params, x: avae.decode(params, np.ones((3, 3))),
@@ -22,15 +19,10 @@ FUNCTIONS = {
         lambda x, alpha: (alpha[0] - x.mean()) ** 2, x, avae.Rotation(), settings={"n_steps": 2}
     ),
     "pose_posterior": lambda params, x: avae.pose_posterior(params, x, n_samples=4, n_modes=2, search=SEARCH).entropy,
+    "log_likelihood": lambda params, x: avae.log_likelihood(params, x, n_samples=4, n_modes=2, search=SEARCH),
     "distill": lambda params, x: avae.distill(
         params, x, steps=2, batch_size=2, pose_network=avae.PoseNetwork(n_bins=4, hidden=(4,)), search=SEARCH
     ).weights["pose_network"],
-}
-FUNCTIONS |= {
-    f"log_likelihood, {method}": lambda params, x, method=method: avae.log_likelihood(
-        params, x, method=method, n_samples=4, n_modes=2, search=SEARCH
-    )
-    for method in ("importance", "iwae", "multi_start", "laplace")
 }
 
 

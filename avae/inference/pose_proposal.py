@@ -15,7 +15,7 @@ from avae.align import look_around, score
 from avae.runtime.parts import in_turn
 from avae.runtime.products import matmul
 from avae.settings import Search
-from avae.solvers import CompositeLoss, Loss, best, comparable, linearise, refine
+from avae.solvers import CompositeLoss, Twin, best, comparable, linearise, refine
 from avae.transforms import Transform
 
 APART = 2.5  # kept starts lie so many half-widths of their cells apart
@@ -68,7 +68,7 @@ def find_modes(
     transform: Transform,
     search: Search,
     n_modes: int,
-    twin: tuple[Loss, Any] | None = None,
+    twin: Twin = None,
     n_cells: int | None = None,
 ) -> Modes:
     """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same.

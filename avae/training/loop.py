@@ -102,11 +102,11 @@ def _steps(
                 index, batch = next(batches)
             state, metrics = train_step(state, batch, experiment, devices.count(), index)
             watch.see(step, metrics)
-            last, signum = step + 1 == watch.total, stop(step)
-            if signum or last or (step + 1) % experiment.train.checkpoint_every == 0:
+            signum = stop(step)
+            if signum or step + 1 == watch.total or (step + 1) % experiment.train.checkpoint_every == 0:
                 watch.settle()
                 checkpoints.save(state, watch.mean_loss())
-            if signum and not last:
+            if signum:
                 checkpoints.wait()
                 raise Interrupted(signum, step + 1, watch.workdir)
     return state
@@ -116,20 +116,28 @@ def _steps(
 def stop_signal() -> Iterator[Callable[[int], int | None]]:
     """A function of the step number that gives the signal by which the run was told to stop, or None.
 
-    In one process: the first SIGINT or SIGTERM; a second acts as before. With several processes, SIGTERM to any one
-    stops all at the same step; SIGINT is not intercepted.
+    In one process: the first SIGINT or SIGTERM; a second acts as before, and so does the first if it came after the
+    last step. With several processes, SIGTERM to any one stops all at the same step; SIGINT is not intercepted.
     """
     if jax.process_count() > 1:
         yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
         return
     seen: list[int] = []
+    told = False
 
     def note(signum: int, restore: Callable[[], None]) -> None:
         seen.append(signum)
         restore()
 
+    def stop(step: int) -> int | None:
+        nonlocal told
+        told = bool(seen)
+        return seen[0] if seen else None
+
     with on_signal(note):
-        yield lambda step: seen[0] if seen else None
+        yield stop
+    if seen and not told:
+        signal.raise_signal(seen[0])
 
 
 @contextlib.contextmanager

@@ -106,9 +106,9 @@ def keep_data(workdir: pathlib.Path, data: Data) -> None:
       Mistake: as `check_data`.
     """
     found, path = sources.fingerprint(data.name, dim=data.transform.dim), workdir / "data.json"
-    if not path.exists():
-        content = {"name": _absolute_name(data.name), "fingerprint": found}
-        devices.in_first_process(lambda: write_whole(path, json.dumps(content, indent=2) + "\n"))
+    content = {"name": _absolute_name(data.name), "fingerprint": found}
+    # The first process decides: whether the file is there may look different to each of them at this moment.
+    devices.in_first_process(lambda: path.exists() or write_whole(path, json.dumps(content, indent=2) + "\n"))
     _compare(workdir, data, found)
 
 

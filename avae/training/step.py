@@ -158,7 +158,7 @@ def _search_poses(
         alpha, gain = searched(search, None)
     else:
         alpha, gain = jax.lax.cond(
-            _epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0,
+            epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0,
             lambda _: searched(search, None),
             lambda remembered: searched(from_memory(search), remembered),
             state.poses[index],
@@ -166,7 +166,7 @@ def _search_poses(
     return jax.lax.stop_gradient(alpha), {"search_gain": gain}
 
 
-def _epoch(step: Array, batch_size: int, n_train: int) -> Array:
+def epoch(step: Array, batch_size: int, n_train: int) -> Array:
     """Step * batch_size // n_train, without the product: an int32 holds 2^31 images only."""
     common = math.gcd(batch_size, n_train)
     batch, n = batch_size // common, n_train // common
