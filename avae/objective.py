@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from avae.checks import check_key, check_poses, images_for
 from avae.model import Params
 from avae.networks.vae import Posterior, block_means
+from avae.runtime.devices import hiding_axes, is_explicit
 from avae.settings import Plan
 from avae.solvers import CompositeLoss, linearise, standard_deviation
 from avae.transforms import Transform
@@ -110,8 +111,12 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
 def batch_terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
     """`objective` without its checks, for use inside compiled code: the one place where J is vmapped."""
     keys = None if key is None else jax.random.split(key, x.shape[0])
-    axes = (None, 0, None if alpha is None else 0, None if keys is None else 0)
-    return jax.vmap(terms, in_axes=axes)(params, x, alpha, keys)
+    axes = (0, None if alpha is None else 0, None if keys is None else 0)
+    each = jax.vmap(lambda x, alpha, key: terms(params, x, alpha, key), in_axes=axes)
+    sharding = jax.typeof(x).sharding
+    if is_explicit(sharding):  # keys and poses need not be split as x is
+        return hiding_axes(lambda arrays: each(*arrays), sharding)((x, alpha, keys))
+    return each(x, alpha, keys)
 
 
 def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:

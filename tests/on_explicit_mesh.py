@@ -17,6 +17,7 @@ FUNCTIONS = {
     ),
     "objective": lambda params, x: avae.objective(params, x).total,
     "objective, z drawn": lambda params, x: avae.objective(params, x, None, jax.random.key(0)).total,
+    "objective, at poses": lambda params, x: avae.objective(params, x, np.full((len(x), 1), 0.3, np.float32)).total,
     "encode": lambda params, x: avae.encode(params, x).mu,
     "log_likelihood": lambda params, x: avae.log_likelihood(params, x, n_samples=4, search=SEARCH).value,
     "pose_posterior": lambda params, x: avae.pose_posterior(params, x, n_samples=4, search=SEARCH).entropy,

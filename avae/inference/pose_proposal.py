@@ -204,7 +204,7 @@ def draw(mixture: Mixture, transform: Transform, key: Array) -> Array:
         drawn = mean + width * ndtri(below + u[i] * (above - below))
         return step.at[i].set(jnp.clip(drawn, low, high))
 
-    step = jnp.zeros_like(u)
+    step = jnp.where(True, jnp.zeros_like(u), scale)  # inside `shard_map` of a type that varies as the entries do
     if transform.dof:  # not unrolled: XLA would repeat every entry in all that follow it, and compile for minutes
         step = lax.fori_loop(0, transform.dof, entry, step)
     near = transform.project(transform.retract(centre, step))
