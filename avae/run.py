@@ -2,13 +2,13 @@
 
 import os
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from avae.config import Experiment, experiment
 from avae.evaluation.evaluate import evaluate
 from avae.evaluation.history import history
-from avae.model import Params
 from avae.report import page
 from avae.report.figures import orientation_strip, save
 from avae.report.tables import as_text
@@ -22,8 +22,8 @@ from avae.training.checkpoint import load
 from avae.training.loop import fit
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Params:
-    """Trains what `config` describes and its plain baseline, evaluates both and writes the report.
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+    """Trains what `config` describes and its plain baseline and writes the report of both; returns the `Params`.
 
     Started again it goes on where it was stopped.
 
@@ -43,8 +43,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Params:
     return params
 
 
-def fit_config(config: ConfigDict, workdir: str | os.PathLike[str]) -> Params:
-    """Trains what `config` describes in the folder `workdir`, without an evaluation; see `avae.training.loop.fit`."""
+def fit_config(config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+    """The `Params` that `config` describes, trained in the folder `workdir`; see `avae.training.loop.fit`."""
     workdir, described = expanded(workdir), experiment(config)
     run_folder.check(workdir, config)
     return fit(described, workdir, config)

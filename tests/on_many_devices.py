@@ -15,10 +15,12 @@ import numpy as np
 
 import avae
 from avae.config import default, experiment
-from avae.runtime import devices
+from avae.runtime import devices, parts
+from avae.settings import Plan
 from avae.training import loop, step as training
 
 jax.config.update("jax_num_cpu_devices", 8)
+INNER = ("align", "inference.bounds", "inference.posterior")
 MOVES = r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 SMALL = {
     "data.n_train": 64,
@@ -85,15 +87,17 @@ def in_parts_where_it_lies():
     x, key = np.random.default_rng(1).random((48, 12, 12, 1), np.float32), jax.random.key(0)
     search = avae.Search(n_starts=4, top_k=1, n_local=(), n_steps=0)
     use(8)
+    parts.budget = lambda: 100_000  # bytes
     split = devices.take(x, np.arange(48))
     given = {"key": key, "search": search, "n_samples": 8, "n_modes": 4}
-    sizes = (8, 4, search, family, 8)  # draws, modes, settings, family, devices
+    held, layout = Plan(search, proposed=False), parts.Layout(shards=8)
+    sizes = (8, 4, held, family, layout)  # draws, modes, settings, family, devices
     posteriors = [avae.pose_posterior(params, x, **given) for x in (x, split)]
-    inner = {name: sys.modules[f"avae.{name}"] for name in ("align", "bounds", "posterior")}
+    inner = {name.rpartition(".")[2]: sys.modules[f"avae.{name}"] for name in INNER}
     return {
         "align": compared(
             [avae.align(params, x, search=search) for x in (x, split)],
-            inner["align"]._align.lower(params, split, None, search, family, 8),
+            inner["align"]._align.lower(params, split, None, family, held, layout),
         ),
         "bound": compared(
             [avae.log_likelihood(params, x, method="multi_start", **given) for x in (x, split)],
