@@ -24,7 +24,7 @@ def found(compiled):
 
 
 def test_results_are_those_of_one_device(found):
-    assert len(found["seen"]) == 9 * 4
+    assert len(found["seen"]) == 9 + 2 * 5 + 1
     assert {name: seen["off"] for name, seen in found["seen"].items() if seen["off"] > 1e-3} == {}
 
 
