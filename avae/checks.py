@@ -1,6 +1,6 @@
 """The door: everything that can be wrong with what a caller gives, found before anything is traced.
 
-Past this point nothing raises. Values are checked where they lie: a few numbers come back from the device, no batch.
+Past this point nothing raises. Values are checked where they lie: no batch comes back from a device.
 """
 
 import functools
@@ -150,12 +150,13 @@ def check_poses(alpha: ArrayLike, n: int, transform: Transform) -> Array:
     Raises:
       Mistake: for another shape, or if a pose is outside the family's range; under a trace values cannot be checked.
     """
-    alpha = jnp.asarray(alpha, jnp.float32)
-    if alpha.shape != (n, transform.size):
-        raise Mistake(f"alpha: expected one pose per image, shape {(n, transform.size)}, got {alpha.shape}")
+    if np.shape(alpha) != (n, transform.size):
+        raise Mistake(f"alpha: expected one pose per image, shape {(n, transform.size)}, got {np.shape(alpha)}")
     if isinstance(alpha, Tracer):
-        return alpha
-    outside = np.flatnonzero(np.isneginf(_log_priors(alpha, transform)))
+        return jnp.asarray(alpha, jnp.float32)
+    with jax.ensure_compile_time_eval():  # as in `_check_values`
+        alpha = jnp.asarray(alpha, jnp.float32)
+        outside = np.flatnonzero(np.isneginf(_log_priors(alpha, transform)))
     if len(outside):
         first = outside[0]
         raise Mistake(
@@ -221,10 +222,7 @@ def _finite(weights: Any) -> list[Array]:
 
 
 def check_likelihood(params: Params) -> None:
-    """Raises Mistake unless the likelihood says that it is normalised.
-
-    A class that writes `log_prob` anew has to say so anew: half of a log likelihood inherits the word, but is none.
-    """
+    """Raises Mistake unless the likelihood, in the class that writes `log_prob`, says that it is normalised."""
     likelihood = params.model.likelihood
     if not callable(getattr(likelihood, "log_prob", None)):
         raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")

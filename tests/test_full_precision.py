@@ -39,8 +39,8 @@ def test_a_rounded_product_is_seen():
 
 @pytest.mark.parametrize(
     ("family", "likelihood"),
-    [(avae.Rotation(), avae.Bernoulli()), (avae.Affine(), PaperLoss()), (avae.Affine3D(), avae.Gaussian())],
-    ids=["rotation", "affine", "affine3d"],
+    [(avae.Rotation(), avae.Bernoulli()), (avae.Affine(), PaperLoss()), (avae.Rigid3D(), avae.Gaussian())],
+    ids=["rotation", "affine", "rigid3d"],
 )
 def test_search_and_objective(family, likelihood):
     params, x = example(family, likelihood=likelihood)
@@ -55,7 +55,7 @@ def test_bounds(method):
     assert not rounded(lambda params, x: avae.log_likelihood(params, x, method=method), *example(avae.Rotation()))
 
 
-@pytest.mark.parametrize("family", [avae.Affine3D(), avae.QuarterTurns()], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("family", [avae.Rigid3D(), avae.QuarterTurns()], ids=lambda family: type(family).__name__)
 def test_posterior(family):
     assert not rounded(avae.pose_posterior, *example(family))
 

@@ -156,3 +156,12 @@ def test_poses_outside_the_family(params, images, family, alpha, message):
     with pytest.raises(ValueError, match=message):
         avae.objective(params, images, alpha)
     assert objective(params, images, alpha).total.shape == (3,)  # under a trace there are no values to look at
+
+
+def test_poses_at_hand_are_checked_inside_jit_too(params, images):
+    inside = np.full((3, 1), 0.5, np.float32)
+    found = jax.jit(lambda x: avae.objective(params, x, inside).total)(images)
+    np.testing.assert_allclose(found, avae.objective(params, images, inside).total, rtol=1e-5)
+    narrow = params.replace(model=dataclasses.replace(params.model, transform=avae.Rotation(max_angle=0.1)))
+    with pytest.raises(avae.Mistake, match=r"alpha: expected poses in the range of .* first 0: "):
+        jax.jit(lambda x: avae.objective(narrow, x, inside).total)(images)

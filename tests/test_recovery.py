@@ -46,7 +46,10 @@ def recovered(found, true, side):
     return (angle < np.radians(3)) & (np.abs(scales - 1).max(axis=1) < 0.01) & (shift < 0.5)
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("similarity", "rotation3d")  # benchmarks/recovery.py measures all families
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_known_poses_are_recovered(name):
     n, at_least, settings = CASES[name]
     family = FAMILIES[name]()

@@ -27,7 +27,11 @@ TINY = {
     "model.hidden": (16,),
     "model.latent": 3,
     "search.n_starts": 8,
+    "search.twin": 1,
+    "search.n_local": (),
     "train.search.n_starts": 8,
+    "train.search.n_local": (),
+    "train.search.n_refined": 1,
     "train.search.n_steps": 1,
     "train.batch_size": 32,
     "train.epochs": 5,  # 40 steps
@@ -170,8 +174,9 @@ def test_every_draw_of_a_step_has_a_key_of_its_own(monkeypatch):
 
 
 def test_gaussian_and_conv_train():
-    exp = experiment(tiny(**{"model.name": "conv", "likelihood.name": "gaussian", "train.search.n_starts": 4}))
-    images, state = data.load(exp.data).train.images[:8], training.init_state(exp)
+    changes = {"model.name": "conv", "model.image_shape": (8, 8, 1), "likelihood.name": "gaussian"}
+    exp = experiment(tiny(**changes, **{"train.search.n_starts": 4}))
+    images, state = data.load(exp.data).train.images[:8, 10:18, 10:18], training.init_state(exp)
     before = float(state.params.weights["log_scale"])
     state, metrics = training.train_step(state, images, exp)
     assert np.isfinite(float(metrics["loss"]))
