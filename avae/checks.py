@@ -161,7 +161,7 @@ def check_poses(alpha: ArrayLike, n: int, transform: Transform) -> Array:
         first = outside[0]
         raise Mistake(
             f"alpha: expected poses in the range of {transform}, but {len(outside)} of {len(alpha)} are outside, "
-            f"first {first}: {alpha[first].tolist()}"
+            f"first {first}: {np.asarray(alpha)[first].tolist()}"
         )
     return alpha
 
