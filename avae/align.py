@@ -47,8 +47,8 @@ def search_one(
     The `starts` [n, size], the identity first, divide the family into `n_cells` cells; None: one per start. `twin` is
     a cheaper loss that scores them, with the example as it takes it; None for the loss itself.
     """
-    scores = score(*(twin or (loss, x)), starts)  # 1. J at every start; a cheaper twin will do here
-    kept, identity_loss = top_k(loss, x, scores, search.top_k, rescored=twin is not None)  # 2. the best few
+    scores = survey(*(twin or (loss, x)), starts)  # 1. J at every start, slid where it suits; a cheaper twin will do
+    kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few
     nearby = look_around(loss, x, kept, family, search.n_local, n_cells or len(starts))  # 3. poses in the cell of each
     found = refine_all(loss, x, best(nearby, search.n_refined), family, search)  # 4. by gradient
     alpha, value, accepted, hessian, prediction = jax.tree.map(lambda leaf: leaf[0], best(found, 1))  # 5. the best seen
@@ -61,20 +61,34 @@ def score(loss: Loss, x: Any, alpha: Array) -> Poses:
     return Poses(alpha, in_turn(lambda alpha: loss(x, alpha), alpha, x), jnp.arange(len(alpha)))
 
 
-def top_k(loss: Loss, x: Any, scores: Poses, k: int, rescored: bool) -> tuple[Poses, Array]:
-    """The best `k` starts, best first, and the loss of the first start, the identity.
+def survey(loss: Loss, x: Any, alpha: Array) -> Poses:
+    """`score`, each pose at the shift that suits it best where the loss can tell."""
+    slide = getattr(loss, "slide", None)
+    if slide is None:
+        return score(loss, x, alpha)
+    return Poses(*in_turn(slide(x), alpha, x), jnp.arange(len(alpha)))
+
+
+def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: bool) -> tuple[Poses, Array]:
+    """The best `k` starts, best first, and the loss of the `identity` [1, size], the first start.
 
     The scores of a twin say little of J, and may rank the identity low: the best 3 k of them and the identity are
-    scored again by J, so that the search never makes an aligned input worse.
+    scored again by J, so that the search never makes an aligned input worse. So are poses that were slid, which the
+    encoder has not seen at their new shift; they slide once more before.
     """
-    if not rescored:
+    slid = getattr(loss, "slide", None) is not None
+    if not by_twin and not slid:
         return best(scores, k), scores.loss[0]
-    first = jax.tree.map(lambda leaf: leaf[:1], scores)
-    few = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), best(scores, 3 * k), first)
-    losses = score(loss, x, few.alpha).loss
-    twice = (few.start[:-1] == 0).any()  # the identity is among the best already
-    few = few._replace(loss=jnp.where(twice, losses.at[-1].set(jnp.inf), losses))
-    return best(few, min(k, len(scores.loss))), losses[-1]
+    few = best(scores, 3 * k)
+    alpha = survey(loss, x, few.alpha).alpha if slid else few.alpha
+    losses = score(loss, x, jnp.concatenate([alpha, identity])).loss
+    twice = (few.start == 0).any() & (not slid)  # the identity is among the best already
+    again = Poses(
+        jnp.concatenate([alpha, identity]),
+        jnp.where(twice, losses.at[-1].set(jnp.inf), losses),
+        jnp.append(few.start, 0),
+    )
+    return best(again, min(k, len(scores.loss))), losses[-1]
 
 
 def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tuple[int, ...], n_cells: int) -> Poses:

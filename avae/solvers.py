@@ -34,11 +34,14 @@ class CompositeLoss:
       predict: (x, alpha) -> u, any pytree of arrays; the only part that is linearised.
       score: (x, u) -> scalar, convex in u.
       curvature: (x, u) -> pytree like u: the diagonal of the score's Hessian or Fisher information in u.
+      slide: x -> (alpha -> alpha moved to the shift that suits x best, and the loss there or near it); None if the loss
+        has no quicker way to find it than to try.
     """
 
     predict: Callable[[Any, Array], Any]
     score: Callable[[Any, Any], Array]
     curvature: Callable[[Any, Any], Any]
+    slide: Callable[[Any], Callable[[Array], tuple[Array, Array]]] | None = None
 
     def __call__(self, x: Any, alpha: Array) -> Array:
         """The loss itself, a scalar."""

@@ -56,6 +56,11 @@ class Bernoulli:
         x, logits = x.ravel(), jnp.clip(raw.ravel(), -limit, limit)
         return total(x * logits - jax.nn.softplus(logits))
 
+    def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
+        """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
+        mean = jnp.clip(mean, self.floor, 1 - self.floor)
+        return jnp.log(mean) - jnp.log(1 - mean), -jnp.log(1 - mean)
+
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean: 1 / m (1 - m); 0 where the clamp makes the likelihood flat."""
         clamped = jnp.clip(mean, self.floor, 1 - self.floor)
@@ -103,6 +108,11 @@ class Gaussian:
     def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
         """The same: the raw output is the mean."""
         return self.log_prob(weights, x, raw)
+
+    def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
+        """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
+        t = mean * jnp.exp(-2 * self._log_scale(weights))
+        return t, 0.5 * mean * t
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean: 1 / scale^2."""

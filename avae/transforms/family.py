@@ -31,10 +31,13 @@ class Transform:
     Attributes:
       dim: spatial dimension of the data, 2 or 3.
       on_grid: whether every pose takes pixels to pixels (quarter turns do), so that nothing is interpolated.
+      shifts: how many of the last entries of alpha are a shift, `dim` or 0: a point of the input in half-widths, in a
+        box of half-width `max_shift`, and the last column of the pull map.
     """
 
     dim: ClassVar[int]
     on_grid: ClassVar[bool] = False
+    shifts: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Raises Mistake for a range that is empty, or that no pose of real data needs."""

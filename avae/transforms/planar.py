@@ -79,6 +79,7 @@ class Translation(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 2
+    shifts: ClassVar[int] = 2
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -102,6 +103,7 @@ class Rigid(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
+    shifts: ClassVar[int] = 2
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -122,6 +124,7 @@ class Similarity(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
+    shifts: ClassVar[int] = 2
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -146,6 +149,7 @@ class Affine(Transform):
     max_angle: float = math.pi
 
     dim: ClassVar[int] = 2
+    shifts: ClassVar[int] = 2
 
     @property
     def factors(self) -> tuple[Any, ...]:

@@ -74,6 +74,7 @@ class Rigid3D(Transform):
     max_shift: float = 0.2
 
     dim: ClassVar[int] = 3
+    shifts: ClassVar[int] = 3
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -93,6 +94,7 @@ class Similarity3D(Transform):
     max_scale: float = 1.5
 
     dim: ClassVar[int] = 3
+    shifts: ClassVar[int] = 3
 
     @property
     def factors(self) -> tuple[Any, ...]:
@@ -113,6 +115,7 @@ class Affine3D(Transform):
     max_shear: float = 0.5
 
     dim: ClassVar[int] = 3
+    shifts: ClassVar[int] = 3
 
     @property
     def factors(self) -> tuple[Any, ...]:

@@ -1,0 +1,42 @@
+"""All shifts of a picture at once: cross-correlation by FFT, and the peak between its pixels. One example at a time."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.fft import next_fast_len
+
+
+def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
+    """The function y -> c with c[s] = sum_p x(p) y(p - s), for whole shifts s of up to `reach` pixels along each axis.
+
+    Both are [*space, C] and zero outside of their frame; c is [2 reach + 1] * d, its centre the shift 0, its axes those
+    of the images. The transform of x is computed once, that of each y when it comes.
+    """
+    space, axes = x.shape[:-1], tuple(range(x.ndim - 1))
+    sides = [next_fast_len(side + reach, real=True) for side in space]  # so much that nothing comes round
+    spectrum = jnp.fft.rfftn(x, sides, axes)
+    window = np.ix_(*[np.arange(-reach, reach + 1) % side for side in sides])
+
+    def against(y: Array) -> Array:
+        product = jnp.sum(spectrum * jnp.conj(jnp.fft.rfftn(y, sides, axes)), axis=-1)
+        return jnp.fft.irfftn(product, sides, axes)[window]
+
+    return against
+
+
+def peak(scores: Array) -> tuple[Array, Array]:
+    """The shift [d] of the highest of the `scores` [2 reach + 1] * d, in pixels (x first), and its score.
+
+    Between pixels along each axis by the parabola through the neighbours; not where the highest is at the edge.
+    """
+    place = jnp.stack(jnp.unravel_index(jnp.argmax(scores), scores.shape))
+    reach = (np.array(scores.shape) - 1) // 2
+    highest, steps = scores[tuple(place)], []
+    for axis, size in enumerate(scores.shape):
+        low, high = (scores[tuple(jnp.clip(place.at[axis].add(by), 0, size - 1))] for by in (-1, 1))
+        bend = low + high - 2 * highest
+        inside = (place[axis] > 0) & (place[axis] < size - 1) & (bend < 0)
+        steps.append(jnp.where(inside, 0.5 * (low - high) / jnp.where(inside, bend, 1.0), 0.0))
+    return (place - reach + jnp.stack(steps))[::-1], highest
