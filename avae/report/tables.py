@@ -38,6 +38,10 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
         "search": _search(numbers),
         "curve": _curve(numbers),
     }
+    if mirrored := numbers.get("mirrored"):
+        rows = [("found mirrored", number(mirrored["found"], ".1%"))]
+        rows += [("of the hand of their class", number(mirrored["agree"], ".1%"))] if labelled(numbers) else []
+        found["mirrored"] = Table("Mirror images", ("test examples",), rows)
     if labelled(numbers):
         accuracy = number(numbers["clusters"]["accuracy"], ".3f")
         found |= {

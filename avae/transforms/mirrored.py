@@ -74,7 +74,7 @@ class Mirrored(Transform):
         return jnp.concatenate(flagged)[: n if self.dof else None]
 
     def cell(self, n: int) -> Array:
-        """Half-widths [dof] of the part of the family that each of `n` starts stands for, half of them for each hand."""
+        """Half-widths [dof] of the part of the family that each of `n` starts stands for, half of them of each hand."""
         return self.family.cell(_half(n))
 
     def distance(self, a: Array, b: Array) -> Array:
