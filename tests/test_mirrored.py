@@ -1,6 +1,7 @@
 """Mirror images: a factor of two elements in front of any family, in the plane and in space."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from blocks import example
 from linear import draw_images, linear_params, log_mean_exp, log_p_given_pose
-from test_recovery import blobs, recovered
+from test_recovery import blobs
 
 import avae
 from avae import settings
@@ -66,10 +67,11 @@ def test_finite_groups_are_closed_and_of_twice_the_size(family):
 @pytest.mark.parametrize("family", [avae.QuarterTurns(), Still3D()], ids=["plane", "space"])
 def test_the_mirror_exchanges_left_and_right_exactly(family):
     both, x = avae.Mirrored(family), jax.random.normal(jax.random.key(0), (4,) * (family.dim - 1) + (4, 1))
-    for pose in on_hand(1, family.lattice[:5]):
-        expected = jnp.flip(warp_one(x, family.matrix(pose[1:])), axis=family.dim - 1)
+    for pose in on_hand(1, family.lattice[:2]):
+        expected = np.flip(jax.jit(warp_one)(x, family.matrix(pose[1:])), axis=family.dim - 1)
         for on_grid in (True, False):
-            np.testing.assert_array_equal(warp_one(x, both.matrix(pose), on_grid=on_grid), expected)
+            mirrored = jax.jit(functools.partial(warp_one, on_grid=on_grid))(x, both.matrix(pose))
+            np.testing.assert_array_equal(mirrored, expected)
 
 
 def test_angles_and_shifts_mean_what_they_mean_in_the_family(images):
@@ -121,9 +123,9 @@ def test_the_prior_is_half_that_of_the_family(family):
 def test_steps_keep_the_hand(family):
     both = avae.Mirrored(family)
     a, step = drawn(both)[0], 0.05 * jnp.arange(1.0, family.dof + 1)
-    moved = both.retract(a, step)
+    moved = jax.jit(both.retract)(a, step)
     np.testing.assert_array_equal(moved[0], a[0])
-    np.testing.assert_allclose(moved[1:], family.retract(a[1:], step), rtol=1e-6)
+    np.testing.assert_allclose(moved[1:], jax.jit(family.retract)(a[1:], step), rtol=1e-6)
     np.testing.assert_allclose(both.step(a, moved), step, atol=1e-5)
     np.testing.assert_allclose(both.distance(a, moved), family.distance(a[1:], moved[1:]), atol=1e-6)
     other = both.project(moved.at[0].set(1 - a[0]))
@@ -206,7 +208,7 @@ def test_a_config_says_that_poses_may_be_mirrored():
 
 @pytest.mark.parametrize("family", [avae.Rigid(), avae.Rotation3D()], ids=["plane", "space"])
 def test_mirrored_pictures_are_found_with_the_right_hand(family):
-    both, side, n = avae.Mirrored(family), 20 if family.dim == 2 else 10, 6
+    both, side, n = avae.Mirrored(family), 16 if family.dim == 2 else 8, 4
     loss = avae.CompositeLoss(
         predict=lambda x, alpha: warp_one(x["source"], both.matrix(alpha)),
         score=lambda x, u: 0.5 * jnp.sum((u - x["target"]) ** 2),
@@ -214,13 +216,13 @@ def test_mirrored_pictures_are_found_with_the_right_hand(family):
     )
     source = np.stack([blobs(side, family.dim)] * n)
     true = drawn(both, n)
-    matrices = jax.vmap(both.matrix)(true)
-    x = {"target": jax.vmap(warp_one)(source, matrices), "source": source}
-    search = {"n_local": (), "n_steps": 8}
+    at_poses = jax.jit(jax.vmap(lambda image, alpha: warp_one(image, both.matrix(alpha))))
+    x = {"target": at_poses(source, true), "source": source}
+    search = {"n_starts": 128, "n_local": (), "n_steps": 6}
     found = avae.search(loss, x, both, settings=search)
     np.testing.assert_array_equal(found.alpha[:, 0], true[:, 0])
     assert 0 < true[:, 0].sum() < n
-    assert recovered(jax.vmap(both.matrix)(found.alpha), matrices, side).all()
+    assert (jax.jit(jax.vmap(both.distance))(found.alpha, true) < 0.05).all()
 
 
 def test_align_of_an_image_and_of_its_mirror_image_is_the_same(params, images):
@@ -278,7 +280,7 @@ def test_the_bound_is_that_of_both_hands():
     params = linear_params(O2)
     x, _ = draw_images(params, 6)
     truth = np.logaddexp(*log_p_of_hands(params, x).T) - np.log(2)
-    found = avae.log_likelihood(params, x, method="multi_start", n_samples=2000)
+    found = avae.log_likelihood(params, x, method="multi_start", n_samples=500)
     np.testing.assert_array_less(np.abs(found.value - truth), 0.1 + 4 * np.asarray(found.standard_error))
     with pytest.raises(avae.Mistake, match="expects a family of one dimension"):
         avae.log_likelihood(params, x, method="quadrature")
