@@ -17,6 +17,7 @@ from avae.transforms import (
     Affine as Affine,
     Affine3D as Affine3D,
     CubeRotations as CubeRotations,
+    Mirrored as Mirrored,
     QuarterTurns as QuarterTurns,
     Rigid as Rigid,
     Rigid3D as Rigid3D,

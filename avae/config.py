@@ -20,10 +20,11 @@ from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
 from avae.runtime.mistake import Mistake, at_least, suggestion
 from avae.runtime.nested import check_keys, merged, plain
 from avae.settings import Search
-from avae.transforms import FAMILIES, Transform
+from avae.transforms import FAMILIES, Mirrored, Transform
 from avae.transforms.frame import Frame
 
-TRANSFORM = {"name": "rotation", "max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
+RANGES = {"max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
+TRANSFORM = {"name": "rotation", "mirror": False} | RANGES  # `mirror`: with the mirror images of all poses
 # What a search is described by, and its types; None for what holds otherwise.
 SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps"), int)
 SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
@@ -156,21 +157,17 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
       Mistake: for unknown names (with a suggestion), wrong types and values out of range.
     """
     given = plain(config)
-    known = plain(default())
-    check_keys("config", given, known)
+    check_keys("config", given, plain(default()))
     given = complete(given)
-    train = dict(given["train"])
-    search = train.pop("search")
+    train, search = given["train"], given["train"]["search"]
     model = _model(given)
     model = dataclasses.replace(model, search=_search("search", given["search"], settings.plan(model).search))
-    family = settings.training(settings.of_family(model.transform))
-    training = _search("train.search", search, family) if search["enabled"] else None
+    training = _search("train.search", search, settings.training_of(model.transform)) if search["enabled"] else None
     for described in (model.search, training):
         settings.plan(model, described)  # raises where they do not go with the images
     if training is None and model.pose_network is not None:
         raise Mistake("pose_network.enabled: expected False where train.search.enabled is: it learns from the search")
-    posed = {"transform": _transform("data.transform", given["data"]["transform"])}
-    data = _build(Data, "data", given["data"] | posed)
+    data = _build(Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])})
     if train["search_every"] > 1 and (training is None or data.pose == "fresh"):
         why = "train.search.enabled is False" if training is None else 'data.pose is "fresh"'
         raise Mistake(
@@ -192,7 +189,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     given = merged("config", plain(default()), plain(config))
     model = _model(given)
     search = _filled(given["search"], settings.plan(model).search)
-    training = _filled(given["train"]["search"], settings.training(settings.of_family(model.transform)))
+    training = _filled(given["train"]["search"], settings.training_of(model.transform))
     return given | {"search": search, "train": given["train"] | {"search": training}}
 
 
@@ -230,7 +227,10 @@ def _search(section: str, given: Mapping[str, Any], default: Search) -> Search:
 
 
 def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
-    return _choose(section, FAMILIES, settings)
+    family = _choose(section, FAMILIES, settings)
+    if settings["mirror"] not in (True, False):
+        raise Mistake(f"{section}.mirror: expected True or False, got {settings['mirror']!r}")
+    return Mirrored(family) if settings["mirror"] else family
 
 
 def _choose(section: str, choices: Mapping[str, Any], settings: Mapping[str, Any], what: str = "name") -> Any:

@@ -123,7 +123,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is counted
 def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: Params | None = None) -> Results:
     """`evaluate` on given examples."""
-    start, test = time.perf_counter(), inputs.test
+    start, test, labels = time.perf_counter(), inputs.test, inputs.test.labels if inputs.class_names else None
     params, baseline = replicate((params, baseline))
     models = {"avae": params} | ({} if baseline is None else {"plain_vae": baseline})
     scores = {name: _score(model, inputs, settings.draws, name) for name, model in models.items()}
@@ -143,6 +143,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         "search": _search_quality(params, test.images, found, settings),
         "curve": loss_curves(models, inputs.grey, settings.curve_step, inputs.binarize, key),
         "orientation": _orientation(rotations, test.labels, inputs.class_names),
+        "mirrored": metrics.mirror_images(params.model.transform, found.alpha, rotations, labels),
         "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels) if inputs.class_names else None},
         "posterior": uncertain.numbers if uncertain else None,
         "speed": speed(params, test.images),

@@ -1,7 +1,8 @@
 """Numbers about poses and latents, from arrays alone: how well orientations agree, how well clusters match classes.
 
-The network is free to choose at which orientation it encodes each kind of object, so every rotation error is taken
-after the best offset of each class has been removed.
+The network is free to choose at which orientation it encodes each kind of object, and whether mirrored, so every
+rotation error is taken after the best offset of each class has been removed. Mirror images agree with none of the other
+hand: their error is half a turn, and they do not count in the resultant.
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from avae.runtime.mistake import Mistake
-from avae.transforms import Transform
+from avae.transforms import Mirrored, Transform
 
 N_CANDIDATES = 256
 
@@ -32,7 +33,7 @@ def net_rotation(
 
     An image is `warp(upright, matrix(pose))` and its canonical form `warp(image, matrix(alpha))`, which together is
     `warp(upright, compose(matrix(pose), matrix(alpha)))`; the rotation is the polar factor of this product: the
-    nearest one.
+    nearest one, or the nearest mirror image of one where just one of both poses is mirrored.
 
     Args:
       transform: the family of `alpha`, of dimension d = 2 or 3.
@@ -41,7 +42,7 @@ def net_rotation(
       pose_transform: the family of `pose`; None for `transform`.
 
     Returns:
-      Rotation matrices [N, d, d]. All equal: perfect agreement.
+      Rotation matrices [N, d, d], of determinant -1 for mirror images. All equal: perfect agreement.
 
     Raises:
       Mistake: if the families are not of one dimension.
@@ -52,7 +53,6 @@ def net_rotation(
     outer = np.asarray(jax.vmap(pose_transform.matrix)(jnp.asarray(pose, jnp.float32)), np.float64)[..., :-1]
     inner = np.asarray(jax.vmap(transform.matrix)(jnp.asarray(alpha, jnp.float32)), np.float64)[..., :-1]
     left, _, right = np.linalg.svd(outer @ inner)
-    left[:, :, -1] *= np.linalg.det(left @ right)[:, None]  # no mirror
     return left @ right
 
 
@@ -74,22 +74,60 @@ def net_angle(
 
 
 def planar_angle(rotations: ArrayLike) -> np.ndarray:
-    """Angles [N] in radians, in [-pi, pi], of `rotations` [N, 2, 2]; positive is counter-clockwise on a screen."""
-    rotations = np.asarray(rotations, np.float64)
+    """Angles [N] in radians, in [-pi, pi], of `rotations` [N, 2, 2]; positive is counter-clockwise on a screen.
+
+    Of a mirror image, the angle by which the object was turned before left and right were exchanged.
+    """
+    rotations, _ = _without_mirrors(rotations)
     return np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0])
 
 
+def usual_hand(rotations: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Whether each of `rotations` [N, d, d] is of the hand that most of its class in `labels` [N] have [N].
+
+    Where a class has as many mirror images as others, these others.
+    """
+    mirrored, labels = _without_mirrors(rotations)[1], np.asarray(labels)
+    classes, index = np.unique(labels, return_inverse=True)
+    share = np.bincount(index, mirrored, len(classes)) / np.bincount(index)
+    return mirrored == (share > 0.5)[index]
+
+
+def mirror_images(
+    transform: Transform, alpha: ArrayLike, rotations: ArrayLike, labels: ArrayLike | None
+) -> dict[str, float | None] | None:
+    """How many mirror images the search found, and how well they agree.
+
+    Args:
+      transform: the family of `alpha`.
+      alpha: poses that were found [N, size].
+      rotations: net rotations [N, d, d], see `net_rotation`.
+      labels: classes [N]; None where they are unknown.
+
+    Returns:
+      None for a family without mirror images; else `found`, the fraction of poses that are mirrored, and `agree`, the
+      fraction whose net rotation is of the hand that most of its class have (None without labels): where the mirror
+      images among the data are known, the fraction that is right after the best flip of each class.
+    """
+    if not isinstance(transform, Mirrored):
+        return None
+    found = jax.vmap(transform.mirrored)(jnp.asarray(alpha, jnp.float32))
+    agree = None if labels is None else float(usual_hand(rotations, labels).mean())
+    return {"found": float(np.mean(found)), "agree": agree}
+
+
 def resultant_length(rotations: ArrayLike) -> float:
-    """How well `rotations` [N, d, d] agree: the largest mean of trace(R^T R_i) / d over all rotations R.
+    """How well `rotations` [N, d, d] agree: the largest mean of trace(R^T R_i) / d over all R of one hand.
 
     It is the mean of the signed singular values of the mean matrix, and that matrix's polar factor is the best R
     (Mardia & Jupp 2000, chapter 13). In two dimensions it is the length of the mean unit vector at the angles. 1 if
     all agree; by chance about 0.89 / sqrt(N) in two dimensions and 0.76 / sqrt(N) in three.
     """
-    mean = np.asarray(rotations, np.float64).mean(axis=0)
-    values = np.linalg.svd(mean, compute_uv=False)
-    values[-1] *= np.sign(np.linalg.det(mean))
-    return float(values.mean())
+    rotations, mirrored = _without_mirrors(rotations)
+    means = np.stack([(rotations * which[:, None, None]).mean(axis=0) for which in (~mirrored, mirrored)])
+    values = np.linalg.svd(means, compute_uv=False)
+    values[:, -1] *= np.sign(np.linalg.det(means))
+    return float(values.mean(axis=1).max())
 
 
 def class_resultants(rotations: ArrayLike, labels: ArrayLike) -> dict[int, float]:
@@ -117,7 +155,7 @@ def rotation_errors(rotations: ArrayLike, labels: ArrayLike, *, fold: int = 1) -
     Raises:
       Mistake: for a fold in three dimensions, where it has no meaning.
     """
-    rotations, labels = np.asarray(rotations, np.float64), np.asarray(labels)
+    (rotations, mirrored), labels = _without_mirrors(rotations), np.asarray(labels)
     if fold != 1 and rotations.shape[-1] != 2:
         raise Mistake(f"fold: expected 1 for rotations of shape {rotations.shape}, got {fold}")
     rotations = np.linalg.matrix_power(rotations, fold)
@@ -125,7 +163,8 @@ def rotation_errors(rotations: ArrayLike, labels: ArrayLike, *, fold: int = 1) -
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         candidates = members[:: math.ceil(len(members) / N_CANDIDATES)]
-        angles = _geodesic(rotations[members], rotations[candidates])
+        other_hand = mirrored[members][:, None] != mirrored[candidates][None]
+        angles = np.where(other_hand, np.pi, _geodesic(rotations[members], rotations[candidates]))
         errors[members] = angles[:, np.argmin(angles.mean(axis=0))]
     return np.degrees(errors) / fold
 
@@ -174,6 +213,15 @@ def assignment_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
     table = np.zeros((clusters.max() + 1, labels.max() + 1), int)
     np.add.at(table, (clusters, labels), 1)
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(labels))
+
+
+def _without_mirrors(rotations: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations [N, d, d] before left and right were exchanged, and where they were [N]."""
+    rotations = np.asarray(rotations, np.float64)
+    mirrored = np.linalg.det(rotations) < 0
+    signs = np.ones((len(rotations), 1, rotations.shape[-1]))
+    signs[mirrored, :, 0] = -1
+    return rotations * signs, mirrored
 
 
 def _geodesic(a: np.ndarray, b: np.ndarray) -> np.ndarray:

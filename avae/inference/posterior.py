@@ -209,11 +209,11 @@ def moments(modes: Modes, draws: Array, weights: Array, transform: Transform) ->
 
     nearest, steps = jax.vmap(to_modes)(draws)
     shares = weights[:, None] * jax.nn.one_hot(nearest, len(modes.alpha), dtype=weights.dtype)  # [M, K]
-    scatter = einsum("mk,mi,mj->kij", shares, steps, steps)
+    reached = jnp.where(jax.vmap(transform.connected)(modes.alpha[nearest], draws)[:, None], shares, 0.0)
+    scatter = einsum("mk,mi,mj->kij", reached, steps, steps)
     few = SHRINK * jnp.max(weights)  # where hardly any weight fell, the curvature speaks
-    total = shares.sum(axis=0)
-    covariance = (scatter + few * modes.covariance) / (total + few)[:, None, None]
-    return total, covariance
+    covariance = (scatter + few * modes.covariance) / (reached.sum(axis=0) + few)[:, None, None]
+    return shares.sum(axis=0), covariance
 
 
 @functools.partial(jax.jit, static_argnames="transform")

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avae.evaluation.metrics import planar_angle, resultant_length, rotation_errors
+from avae.evaluation.metrics import planar_angle, resultant_length, rotation_errors, usual_hand
 from avae.report.tables import NAMES, WAYS, caption
 from avae.runtime.files import write_whole
 from avae.runtime.mistake import Mistake
@@ -78,8 +78,9 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
 
     In the plane, polar histograms with areas proportional to counts: a single narrow petal is one encoded orientation.
     The arrow is the mean direction, as long as the resultant R in units of the circle's radius: it reaches the circle
-    when all angles agree. In space, histograms of the angle to the medoid of the class, with what uniformly
-    distributed rotations would give, (1 - cos t) / pi on [0, pi], as a dashed line.
+    when all angles agree. Examples of the other hand than most of a class are left out and shorten its arrow. In space,
+    histograms of the angle to the medoid of the class, with what uniformly distributed rotations would give,
+    (1 - cos t) / pi on [0, pi], as a dashed line.
 
     Args:
       rotations: net orientations [N, d, d] (`avae.evaluation.metrics.net_rotation`).
@@ -87,7 +88,7 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
       names: of the classes; None for the labels themselves.
     """
     planar = rotations.shape[-1] == 2
-    values = planar_angle(rotations) if planar else rotation_errors(rotations, labels)
+    errors = None if planar else rotation_errors(rotations, labels)
     found, counts = np.unique(labels, return_counts=True)
     classes = np.sort(found[np.argsort(-counts, kind="stable")[:MAX_CLASSES]])
     titles = [caption(str(label) if names is None else names[int(label)], MAX_TITLE) for label in classes]
@@ -99,7 +100,7 @@ def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Map
     axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"} if planar else {}).ravel()
     for ax, label, title in zip(axes, classes, titles, strict=False):
         members = labels == label
-        (_petals if planar else _spread)(ax, values[members])
+        _petals(ax, rotations[members]) if errors is None else _spread(ax, errors[members])
         resultant = resultant_length(rotations[members])
         ax.set_title(f"{title}{gap}R = {resultant:.2f}", fontsize=10, color=INK, pad=5)
     for ax in axes[len(classes) :]:
@@ -131,7 +132,7 @@ def orientation_strip(rotations: Mapping[float, np.ndarray], labels: np.ndarray,
     axes = figure.subplots(len(rotations), len(classes), squeeze=False, subplot_kw={"projection": "polar"})
     for row, (epoch, epoch_rotations) in zip(axes, rotations.items(), strict=True):
         for ax, label in zip(row, classes, strict=True):
-            _petals(ax, planar_angle(epoch_rotations[labels == label]))
+            _petals(ax, epoch_rotations[labels == label])
         row[0].set_ylabel(f"epoch {epoch:.0f}", rotation=0, ha="right", va="center", labelpad=12, color=INK, fontsize=9)
     for ax, label in zip(axes[0], classes, strict=True):
         ax.set_title(caption(names[int(label)], 8), fontsize=10, color=INK, pad=5)
@@ -214,11 +215,12 @@ def _colours(models: Iterable[str]) -> list[str]:
     return [chosen[model] for model in models]
 
 
-def _petals(ax: Any, angles: np.ndarray, bins: int = 36) -> None:
-    """One polar histogram of angles in radians; `ax` is a polar Axes, for which matplotlib has no public type stub."""
+def _petals(ax: Any, rotations: np.ndarray, bins: int = 36) -> None:
+    """One polar histogram of angles; `ax` is a polar Axes, for which matplotlib has no public type stub."""
+    angles = planar_angle(rotations[usual_hand(rotations, np.zeros(len(rotations)))])
     edges = np.linspace(-math.pi, math.pi, bins + 1)
     counts, _ = np.histogram(angles, edges)
-    mean = np.exp(1j * angles).mean()
+    mean = np.exp(1j * angles).sum() / len(rotations)
     ax.set_theta_zero_location("N")
     ax.bar(edges[:-1], np.sqrt(counts / counts.max()), width=np.diff(edges), align="edge", color="#56B4E9", linewidth=0)
     ax.annotate(

@@ -31,6 +31,7 @@ from avae.runtime.files import write_whole
 from avae.runtime.nested import flatten
 from avae.runtime.progress import say
 from avae.training.watch import read_metrics
+from avae.transforms import Mirrored
 
 
 def write(
@@ -65,9 +66,10 @@ def write(
     write_whole(workdir / "results.json", text.encode())
     pngs, failed = _draw(_figures(results, numbers, workdir, baseline_dir), workdir / "figures")
     path, model = workdir / "report.html", experiment.model
+    inner = [model.transform.family] if isinstance(model.transform, Mirrored) else []
     page = _template().render(
         name=caption(workdir.resolve().name),
-        parts=[type(part).__name__ for part in (model.networks, model.likelihood, model.transform)],
+        parts=[type(part).__name__ for part in (model.networks, model.likelihood, model.transform, *inner)],
         numbers=numbers,
         tables=tables(numbers),
         tiles=tiles(numbers),

@@ -38,6 +38,8 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
         "search": _search(numbers),
         "curve": _curve(numbers),
     }
+    if numbers.get("mirrored"):
+        found["mirrored"] = mirror_images(numbers)
     if labelled(numbers):
         accuracy = number(numbers["clusters"]["accuracy"], ".3f")
         found |= {
@@ -50,6 +52,13 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
     rows = [(label, number(numbers["speed"][key], ",.0f")) for label, key in speed.items()]
     found["speed"] = Table("Speed", ("examples/s",), rows)
     return {name: table for name, table in found.items() if table is not None}
+
+
+def mirror_images(numbers: Mapping[str, Any]) -> Table:
+    """How many test examples were found mirrored, and, where they have labels, how many agree with their class."""
+    labels = {"found": "found mirrored", "agree": "of the hand of their class"}
+    rows = [(label, number(numbers["mirrored"][key], ".1%")) for key, label in labels.items()]
+    return Table("Mirror images", ("test examples",), rows if labelled(numbers) else rows[:1])
 
 
 def labelled(numbers: Mapping[str, Any]) -> bool:

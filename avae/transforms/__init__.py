@@ -8,10 +8,12 @@ under `jit`, and written for one pose; batches are a `vmap`.
 Sign of the angle: `warp(x, rotation.matrix(alpha))` turns the picture counter-clockwise by `alpha` radians as seen on
 a screen (y down); a quarter turn equals `numpy.rot90`. In 3D a rotation vector along +z turns x-y slices the same way.
 Every linear part is R @ U: U, upper triangular with a positive diagonal, scales and shears what R then turns, so
-that no pose is singular or mirrored. A pull map with scale s reads a region s times as large: the picture shrinks.
+that no pose is singular or mirrored; `Mirrored` adds the mirror images of any family. A pull map with scale s reads a
+region s times as large: the picture shrinks.
 """
 
 from avae.transforms.family import Transform as Transform, check_family as check_family, spread as spread
+from avae.transforms.mirrored import Mirrored as Mirrored
 from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
 from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D
 

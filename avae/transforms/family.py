@@ -62,6 +62,10 @@ class Transform:
         """The pull map [dim, dim+1] of tau_alpha^-1."""
         return invert(self.matrix(alpha))
 
+    def mirrored(self, alpha: Array) -> Array:
+        """Whether the pose exchanges left and right: never, but in `avae.Mirrored`."""
+        return jnp.array(False)
+
     @property
     def size(self) -> int:
         """Number of entries of `alpha`."""
@@ -188,14 +192,15 @@ class Transform:
 
 @functools.lru_cache
 def check_family(transform: Transform) -> None:
-    """Looks at a few starts of a family: a pose must be one that can be undone, and keeps left from right.
+    """Looks at a few starts of a family: a pose must be one that can be undone, and mirrors only if the family says so.
 
     Raises:
-      Mistake: if the matrix of a start is not finite, singular, or mirrors.
+      Mistake: if the matrix of a start is not finite, singular, or mirrors where `Transform.mirrored` is False.
     """
     with jax.ensure_compile_time_eval():  # values at hand even where `align` is called inside jit
-        matrices = jax.jit(lambda: jax.vmap(transform.matrix)(transform.starts(CHECKED)))()
-        matrices = np.asarray(matrices, np.float64)
+        described = jax.vmap(lambda alpha: (transform.matrix(alpha), transform.mirrored(alpha)))
+        matrices, mirrored = (np.asarray(part) for part in jax.jit(lambda: described(transform.starts(CHECKED)))())
+    matrices = matrices.astype(np.float64)
     if matrices.shape[1:] != (transform.dim, transform.dim + 1):
         raise Mistake(
             f"transform: expected {transform}.matrix to give [{transform.dim}, {transform.dim + 1}], "
@@ -203,7 +208,7 @@ def check_family(transform: Transform) -> None:
         )
     finite = np.isfinite(matrices).reshape(len(matrices), -1).all(axis=1)
     determinants = np.linalg.det(np.nan_to_num(matrices[:, :, :-1], posinf=0.0, neginf=0.0))
-    bad = np.flatnonzero(~(finite & (determinants > 0)))
+    bad = np.flatnonzero(~(finite & (np.where(mirrored, -1, 1) * determinants > 0)))
     if len(bad):
         raise Mistake(
             f"transform: expected {transform} to give finite matrices of positive determinant, neither singular nor "

@@ -37,8 +37,7 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
 
     Args:
       x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
-      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. Mirror images, which
-        no family of `avae.transforms` has, are allowed.
+      matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. It may mirror.
 
     Returns:
       The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
