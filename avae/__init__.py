@@ -27,5 +27,6 @@ from avae.transforms import (
     Transform as Transform,
     Translation as Translation,
 )
+from avae.transforms.background import estimate_background as estimate_background
 from avae.transforms.frame import Frame as Frame
 from avae.transforms.warp import warp as warp

@@ -19,9 +19,10 @@ from avae import settings
 from avae.model import Model, Params
 from avae.runtime.devices import auto
 from avae.runtime.mistake import Mistake
-from avae.settings import Plan, Search
+from avae.settings import Search
 from avae.solvers import CompositeLoss, GaussNewton
 from avae.transforms import Transform, check_family
+from avae.transforms.background import check_channels
 
 
 def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool = False) -> Array:
@@ -49,6 +50,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
         raise Mistake(f"{name}: expected {wanted}, got shape {array.shape}{hint}")
     if array.shape[0] == 0:
         raise Mistake(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
+    check_channels(model.background, array.shape[-1])
     array = auto(jnp.asarray(array, jnp.float32))
     if not isinstance(array, Tracer):
         _check_values(array, model, name)
@@ -192,57 +194,3 @@ def check_search(loss: Any, x: Any, transform: Transform, key: Any, given: Searc
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise Mistake(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
     return search
-
-
-def check_model(params: Params, transform: Transform | None) -> Transform:
-    """The family, if the model with it has a likelihood.
-
-    Raises:
-      Mistake: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
-        is not normalised.
-    """
-    family = family_of(params.model, transform)
-    check_weights(params)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
-        finite = [True]
-    else:
-        with jax.ensure_compile_time_eval():
-            finite = jax.device_get(_finite(params.weights))
-    if not all(finite):
-        path = jax.tree.leaves_with_path(params.weights)[finite.index(False)][0]
-        raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
-    check_likelihood(params)
-    return family
-
-
-@jax.jit
-def _finite(weights: Any) -> list[Array]:
-    """Of each array, whether all of it is finite."""
-    return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]
-
-
-def check_likelihood(params: Params) -> None:
-    """Raises Mistake unless the likelihood, in the class that writes `log_prob`, says that it is normalised."""
-    likelihood = params.model.likelihood
-    if not callable(getattr(likelihood, "log_prob", None)):
-        raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
-    says = next((cls for cls in type(likelihood).__mro__ if {"normalised", "log_prob"} & vars(cls).keys()), object)
-    if "normalised" not in vars(says) or not likelihood.normalised:
-        raise Mistake(
-            f"likelihood: expected one that is normalised, such as avae.Gaussian(scale=...), got {likelihood!r}; if "
-            "exp(log_prob) of your own adds up to 1 over all images, say so by a class attribute `normalised = True` "
-            "beside `log_prob`. A squared error is a likelihood only with its variance and its constant"
-        )
-
-
-def check_modes(n_modes: int | None, plan: Plan, family: Transform) -> int:
-    """How many modes are searched.
-
-    Raises:
-      Mistake: if there are fewer starts.
-    """
-    n_starts = len(family.lattice) if family.dof == 0 else plan.search.n_starts
-    wanted = min(n_starts, max(4, plan.search.top_k)) if n_modes is None else n_modes
-    if not 1 <= wanted <= n_starts:
-        raise Mistake(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
-    return wanted

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
 from jax import Array
 
@@ -13,6 +14,7 @@ from avae.networks.vae import MLP, Bernoulli, Posterior, Weights
 from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Rotation, Transform, check_family
+from avae.transforms.background import check_channels, levels
 from avae.transforms.frame import Frame
 from avae.transforms.warp import warp_one
 
@@ -28,6 +30,8 @@ class Model:
       transform: the family of poses that is searched.
       search: default search settings; None for the family's own.
       frame: the canonical frame; `networks.image_shape` is its shape.
+      background: the level outside of the images, for all channels or one for each (`avae.estimate_background`); both
+        warps fill with it what they do not find in the frame.
       pose_network: an `avae.PoseNetwork` that proposes poses, or None; its weights are beside those of the networks.
     """
 
@@ -37,6 +41,7 @@ class Model:
     search: Search | None = None
     frame: Frame = Frame()
     pose_network: Any = None
+    background: Any = 0.0  # a tuple once it is made
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
@@ -50,6 +55,8 @@ class Model:
             )
         if self.image_shape is None and self.frame != Frame():
             raise Mistake("frame: a canonical frame of its own expects networks with an `image_shape`")
+        object.__setattr__(self, "background", levels(self.background))
+        self._check_background()
         if self.pose_network is not None:
             sides = self.image_shape[:-1] if self.image_shape else ()
             if not sides or any(side % self.pose_network.coarse for side in sides):
@@ -68,12 +75,14 @@ class Model:
         """tau_alpha x: one image [*space, C], at any resolution, in the canonical frame."""
         pull, out = transform.matrix(alpha), self._space(x)
         pull = pull.at[:, :-1].multiply(self._extent)
-        return warp_one(x, pull, out, on_grid=transform.on_grid and self._aligned(x.shape[:-1], out))
+        on_grid = transform.on_grid and self._aligned(x.shape[:-1], out)
+        return warp_one(x, pull, out, outside=self.background, on_grid=on_grid)
 
     def from_canonical(self, y: Array, transform: Transform, alpha: Array, out: tuple[int, ...]) -> Array:
         """tau_alpha^-1 y: one picture of the canonical frame [*space, C] in the frame of the image, of shape `out`."""
         pull = transform.inverse(alpha) / self._extent
-        return warp_one(y, pull, out, on_grid=transform.on_grid and self._aligned(out, y.shape[:-1]))
+        on_grid = transform.on_grid and self._aligned(out, y.shape[:-1])
+        return warp_one(y, pull, out, outside=self.background, on_grid=on_grid)
 
     def _space(self, x: Array) -> tuple[int, ...]:
         """The canonical frame's shape, by default that of the image at hand."""
@@ -94,6 +103,12 @@ class Model:
     def _extent(self) -> float:
         """Half the shorter side of the canonical frame, in half-widths of the image."""
         return 1.0 if self.image_shape is None else 1 + 2 * self.frame.margin / min(self.image_shape[:-1])
+
+    def _check_background(self) -> None:
+        if self.image_shape:
+            check_channels(self.background, self.image_shape[-1])
+        if any(self.background) and (problem := self.likelihood.check(np.array(self.background, np.float32))):
+            raise Mistake(f"background: expected {problem}")
 
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""

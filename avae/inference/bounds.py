@@ -17,7 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_key, check_model, check_modes, images_for
+from avae.checks import check_key, images_for
+from avae.inference.checks import check_model, check_modes
 from avae.inference.importance import (
     Bound,
     Problem,

@@ -15,7 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_key, check_model, check_modes, images_for
+from avae.checks import check_key, images_for
+from avae.inference.checks import check_model, check_modes
 from avae.inference.importance import Bound, Problem, log_mean, weighted_poses
 from avae.inference.pose_proposal import Mixture, Modes, log_density, mixture
 from avae.model import Params
