@@ -3,6 +3,7 @@
 Past this point nothing raises. Values are checked where they lie: no batch comes back from a device.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from jax.typing import ArrayLike
 
 from avae import settings
 from avae.model import Model, Params
+from avae.networks.mask import check_mask
 from avae.runtime.devices import auto
 from avae.runtime.mistake import Mistake
 from avae.settings import Search
@@ -28,12 +30,14 @@ from avae.transforms.background import check_channels
 def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool = False) -> Array:
     """`x` as float32 [B, *space, C] if it is what `model` takes, or what its networks take if `canonical`.
 
+    What a NumPy masked array masks becomes NaN, which is how a `Model` with `missing` is told of missing pixels.
     Under a trace only the shape and the dtype can be checked, not the values.
 
     Raises:
       Mistake: for a wrong rank, shape or dtype, no images at all, values that are not finite or not in the
-        likelihood's range; the message says what was expected and what came.
+        likelihood's range, images without any pixel that counts; the message says what was expected and what came.
     """
+    masked = np.ma.is_masked(x)
     array = x if isinstance(x, jax.Array) else np.asarray(x)
     dim = model.transform.dim
     expected = getattr(model.networks, "image_shape", None) if canonical else model.image_shape
@@ -51,25 +55,34 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
     if array.shape[0] == 0:
         raise Mistake(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
     check_channels(model.background, array.shape[-1])
+    if model.mask and not canonical:
+        check_mask(model.mask, array.shape[1:])
+    if masked:
+        hole = np.ma.getmaskarray(np.ma.asanyarray(x))
+        array = np.where(hole, np.nan, np.where(np.isnan(array), np.inf, array))  # a NaN that is not masked is bad
     array = auto(jnp.asarray(array, jnp.float32))
     if not isinstance(array, Tracer):
-        _check_values(array, model, name)
+        _check_values(array, model, name, masked or model.missing)
     return array
 
 
-def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> Array:
+def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> tuple[Params, Array]:
     """`check_images`, and that the networks fit these images: one example in, one example out.
+
+    Of a masked array also the `Params` of a model that knows of missing pixels; else those given.
 
     Raises:
       Mistake: also for weights that are no arrays, and networks that raise, or return other shapes than they should.
     """
+    if np.ma.is_masked(x):
+        params = params.replace(model=dataclasses.replace(params.model, missing=True))
     x = check_images(x, params.model, canonical=canonical)
     check_weights(params)
     leaves, structure = jax.tree.flatten(params.weights)
     shape = getattr(params.model.networks, "image_shape", None) or x.shape[1:]
     described = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     _check_networks(params.model.networks, structure, described, tuple(shape))
-    return x
+    return params, x
 
 
 def check_weights(params: Params) -> None:
@@ -107,11 +120,16 @@ def _check_networks(networks: Any, structure: Any, leaves: tuple[Any, ...], shap
     returned("decode", latents[0], f"raw output {list(shape)}", lambda got: got == [shape])
 
 
-def _check_values(x: Array, model: Model, name: str) -> None:
+def _check_values(x: Array, model: Model, name: str, missing: bool) -> None:
+    counts = None if model.mask is None or x.shape[1:-1] != model.mask.shape[:-1] else model.mask.weights
     with jax.ensure_compile_time_eval():  # values are at hand even where the caller is being traced
-        low, high, bad, first = (value.item() for value in jax.device_get(_extremes(x)))
+        found = _extremes(x) if not missing else _extremes_of_present(x, counts)
+        low, high, bad, first, *blank = (value.item() for value in jax.device_get(found))
     if bad:
-        raise Mistake(f"{name}: expected finite values, got NaN or infinity in {bad} image(s), first at {first}")
+        hint = "" if missing else "; pixels without a value are masked, numpy.ma.masked_invalid(x)"
+        raise Mistake(f"{name}: expected finite values, got NaN or infinity in {bad} image(s), first at {first}{hint}")
+    if blank and blank[0]:
+        raise Mistake(f"{name}: expected a pixel that counts, got none in {blank[0]} image(s), first at {blank[1]}")
     if problem := model.likelihood.check(np.array([low, high], np.float32)):
         raise Mistake(f"{name}: expected {problem}")
 
@@ -121,6 +139,17 @@ def _extremes(x: Array) -> tuple[Array, Array, Array, Array]:
     """Least and largest value of images [B, ...], how many of them are not finite, and the first of these."""
     bad = ~jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
     return x.min(), x.max(), bad.sum(), bad.argmax()
+
+
+@jax.jit
+def _extremes_of_present(x: Array, counts: Any) -> tuple[Array, ...]:
+    """The same of the pixels that are not NaN; and how many images have none that counts, and the first of these."""
+    there, rows = ~jnp.isnan(x), (len(x), -1)
+    bad = jnp.isinf(x).reshape(rows).any(axis=1)
+    seen = there if counts is None else there & (jnp.asarray(counts)[None] > 0)
+    blank = ~seen.reshape(rows).any(axis=1)
+    low, high = jnp.where(there, x, jnp.inf).min(), jnp.where(there, x, -jnp.inf).max()
+    return low, high, bad.sum(), bad.argmax(), blank.sum(), blank.argmax()
 
 
 def check_key(key: Any) -> None:

@@ -9,14 +9,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 from avae import settings
 from avae.data.described import AUTO, Data
 from avae.experiment import Evaluation as Evaluation, Experiment as Experiment, Train as Train
 from avae.model import Model
+from avae.networks.mask import Mask
 from avae.networks.pose_network import PoseNetwork
 from avae.networks.vae import LIKELIHOODS, MLP, NETWORKS, Conv
+from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake, suggestion
 from avae.runtime.nested import check_keys, merged, plain
 from avae.settings import Search
@@ -35,6 +38,7 @@ def default() -> ConfigDict:
     `model.image_shape` is that of the images; the networks take that of the canonical frame. Search settings that are
     None are those of the transform family, in training with the changes of `settings.training`.
     """
+    none = config_dict.placeholder
     train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset()}
     background = config_dict.FieldReference(AUTO, field_type=object)  # a string, a number or a tuple
     data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM), "background": background}
@@ -43,7 +47,7 @@ def default() -> ConfigDict:
             "data": data,
             "model": {"name": "mlp"} | dataclasses.asdict(MLP()) | dataclasses.asdict(Conv()),
             "frame": dataclasses.asdict(Frame()),
-            "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": config_dict.placeholder(float)},
+            "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": none(float), "mask": none(str)},
             "transform": dict(TRANSFORM),
             "search": _unset(),
             "pose_network": {"enabled": False} | dataclasses.asdict(PoseNetwork()),
@@ -82,7 +86,7 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
         )
     return Experiment(
         data=data,
-        model=dataclasses.replace(model, background=data.outside),
+        model=dataclasses.replace(model, background=data.outside, mask=_mask(given["likelihood"]["mask"], model)),
         train=_build(Train, "train", train | {"search": training}),
         evaluation=_build(Evaluation, "evaluation", given["evaluation"]),
     )
@@ -112,6 +116,19 @@ def _model(given: Mapping[str, Any]) -> Model:
         frame=frame,
         pose_network=network,
     )
+
+
+def _mask(name: str | None, model: Model) -> Mask | None:
+    """The mask that `likelihood.mask` names: none, a disc, or what a .npy file holds."""
+    *space, _ = model.image_shape or (0,)
+    if name is None or name == "disc":
+        return None if name is None else Mask.disc(tuple(space))
+    try:
+        weights = np.load(expanded(name), allow_pickle=False)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        wanted = 'None, "disc" or the path of a .npy file'
+        raise Mistake(f"likelihood.mask: expected {wanted}, got {name!r} ({error})") from None
+    return Mask.of(weights[..., None] if np.ndim(weights) == len(space) else weights)
 
 
 def _unset() -> dict[str, Any]:

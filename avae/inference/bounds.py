@@ -90,7 +90,7 @@ def log_likelihood(
     check_key(key)
     plan = settings.plan(params.model, search, family)
     n_modes = check_modes(n_modes, plan, family)
-    x = images_for(params, x)
+    params, x = images_for(params, x)
     return _bound(params, x, key, method, n_samples, n_modes, plan, family, layout_of(x))
 
 

@@ -42,7 +42,12 @@ def _finite(weights: Any) -> list[Array]:
 
 
 def check_likelihood(params: Params) -> None:
-    """Raises Mistake unless the likelihood, in the class that writes `log_prob`, says that it is normalised."""
+    """Raises Mistake unless the likelihood, in the class that writes `log_prob`, says that it is normalised.
+
+    Under a mask it must be one of the pixels that count, each once.
+    """
+    if params.model.mask is not None and not params.model.mask.hard:
+        raise Mistake("mask: a likelihood expects weights of 0 and 1 alone, for others exp(log_prob) is no density")
     likelihood = params.model.likelihood
     if not callable(getattr(likelihood, "log_prob", None)):
         raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")

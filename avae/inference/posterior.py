@@ -138,7 +138,7 @@ def pose_posterior(
     plan = settings.plan(params.model, search, family)
     wanted = len(family.lattice) if n_modes is None and family.dof == 0 else n_modes
     n_modes = check_modes(wanted, plan, family)
-    x = images_for(params, x)
+    params, x = images_for(params, x)
     return _posterior(params, x, key, n_samples, n_modes, plan, family, layout_of(x))
 
 

@@ -1,8 +1,10 @@
 """Likelihoods: how the decoder's raw output explains pixels.
 
 A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
-whole VAE, of which it may own some (`init`). Its class attribute `normalised` says whether exp(log_prob) adds up to 1
-over all images: only then is there a bound on log p(x).
+whole VAE, of which it may own some (`init`). `log_prob` and `log_prob_raw` may take a fourth argument `weight`: how
+often each pixel counts, an array that broadcasts to x, or None for once each. Masks and missing pixels ask for it.
+The class attribute `normalised` says whether exp(log_prob) adds up to 1 over all images: only then is there a bound on
+log p(x).
 """
 
 import dataclasses
@@ -45,16 +47,18 @@ class Bernoulli:
         """Decoder output to pixel mean."""
         return jax.nn.sigmoid(raw)
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
         """Log p(x | mean) in nats, summed over pixels; for a mean that went through a warp."""
-        x, mean = x.ravel(), jnp.clip(mean.ravel(), self.floor, 1 - self.floor)
-        return total(x * jnp.log(mean) + (1 - x) * jnp.log(1 - mean))
+        counts, x = counted(x, weight), x.ravel()
+        mean = jnp.clip(mean.ravel(), self.floor, 1 - self.floor)
+        return total(x * jnp.log(mean) + (1 - x) * jnp.log(1 - mean), counts)
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same from logits, where no warp intervenes: exact for any logit."""
+        counts, x = counted(x, weight), x.ravel()
         limit = math.log1p(-self.floor) - math.log(self.floor)
-        x, logits = x.ravel(), jnp.clip(raw.ravel(), -limit, limit)
-        return total(x * logits - jax.nn.softplus(logits))
+        logits = jnp.clip(raw.ravel(), -limit, limit)
+        return total(x * logits - jax.nn.softplus(logits), counts)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean: 1 / m (1 - m); 0 where the clamp makes the likelihood flat."""
@@ -94,15 +98,17 @@ class Gaussian:
         """The decoder's output is the mean."""
         return raw
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
-        """Log p(x | mean) in nats, summed over pixels."""
-        log_scale = self._log_scale(weights)
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
+        """Log p(x | mean) in nats, summed over pixels; its constant counts those that do, each by its weight."""
+        log_scale, counts = self._log_scale(weights), counted(x, weight)
         residual = (x - mean).ravel() * jnp.exp(-log_scale)
-        return -0.5 * matmul(residual, residual) - x.size * (log_scale + 0.5 * math.log(2 * math.pi))
+        n = x.size if counts is None else jnp.sum(counts)
+        weighted = residual if counts is None else residual * counts
+        return -0.5 * matmul(weighted, residual) - n * (log_scale + 0.5 * math.log(2 * math.pi))
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same: the raw output is the mean."""
-        return self.log_prob(weights, x, raw)
+        return self.log_prob(weights, x, raw, weight)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean: 1 / scale^2."""
@@ -147,13 +153,13 @@ class PaperLoss:
         """Decoder output to what is compared with the standardised image."""
         return jax.nn.sigmoid(raw)
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
         """Minus the squared error, summed over pixels."""
-        return -total((self._standardised(x) - mean.ravel()) ** 2)
+        return -total((self._standardised(x) - mean.ravel()) ** 2, counted(x, weight))
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same from the decoder's output."""
-        return self.log_prob(weights, x, self.mean(raw))
+        return self.log_prob(weights, x, self.mean(raw), weight)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Curvature of the squared error: 2."""
@@ -163,10 +169,10 @@ class PaperLoss:
         """Any finite image will do."""
         return None
 
-    def floor(self, x: Array) -> Array:
+    def floor(self, x: Array, weight: Array | None = None) -> Array:
         """The squared error of one image x at the best output in [0, 1]: no model can pass it."""
         standardised = self._standardised(x)
-        return total((standardised - jnp.clip(standardised, 0, 1)) ** 2)
+        return total((standardised - jnp.clip(standardised, 0, 1)) ** 2, counted(x, weight))
 
     def _standardised(self, x: Array) -> Array:
         return (x.ravel() - self.centre) / self.spread
@@ -175,10 +181,15 @@ class PaperLoss:
 LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "paper": PaperLoss}
 
 
-def total(terms: Array) -> Array:
-    """The sum of flat `terms` [n], as a product with ones.
+def counted(x: Array, weight: Array | None) -> Array | None:
+    """How often each pixel of an image [*space, C] counts, flat [n]; None where all count once."""
+    return None if weight is None else jnp.broadcast_to(weight, x.shape).ravel()
+
+
+def total(terms: Array, counts: Array | None = None) -> Array:
+    """The sum of flat `terms` [n], as a product with ones, or with `counts` [n].
 
     XLA on a CPU computes what goes into a sum one number at a time, but what goes into a product in vectors: 26 times
     faster for the logarithms of a batch of digits.
     """
-    return matmul(terms, jnp.ones_like(terms))
+    return matmul(terms, jnp.ones_like(terms) if counts is None else counts)

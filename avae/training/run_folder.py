@@ -2,6 +2,7 @@
 
 workdir/config.json   what the run is; a folder belongs to one config
 workdir/data.json     a fingerprint of the data that it was trained on, and their background
+workdir/mask.npy      a copy of the mask, where the config names a file
 workdir/lock          held by the job that trains in the folder; says which
 """
 
@@ -50,8 +51,11 @@ def load_experiment(workdir: str | os.PathLike[str], data: str | os.PathLike[str
     """
     workdir = expanded(workdir)
     config = complete(migrate(_saved(workdir)))
-    moved = config if data is None else config | {"data": config["data"] | {"name": os.fspath(data)}}
-    return with_background(workdir, experiment(moved))
+    if data is not None:
+        config |= {"data": config["data"] | {"name": os.fspath(data)}}
+    if (mask := workdir / "mask.npy").exists():
+        config |= {"likelihood": config["likelihood"] | {"mask": str(mask)}}
+    return with_background(workdir, experiment(config))
 
 
 def with_background(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
@@ -87,6 +91,9 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
             f"{workdir} holds a run of another config ({'; '.join(changed)}); "
             "choose another --workdir, or remove this one"
         )
+    mask, kept = _mask_file(_described(config)), workdir / "mask.npy"
+    if mask and kept.exists() and mask.read_bytes() != kept.read_bytes():
+        raise Mistake(f"likelihood.mask: {mask} is not what the run was trained with, of which {kept} is a copy")
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None:
@@ -96,10 +103,13 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
       Mistake: as `check`, or if the processes do not see the same folder.
     """
     check(workdir, config)
+    described = _described(config)
 
     def write() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(workdir / "config.json", json.dumps({"version": VERSION} | _described(config), indent=2) + "\n")
+        if (mask := _mask_file(described)) and not (kept := workdir / "mask.npy").exists():
+            write_whole(kept, mask.read_bytes())
+        write_whole(workdir / "config.json", json.dumps({"version": VERSION} | described, indent=2) + "\n")
 
     devices.in_first_process(write)
     if not (workdir / "config.json").exists():
@@ -219,7 +229,15 @@ def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
-    return config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+    config = config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+    mask = _mask_file(config)
+    return config | {"likelihood": config["likelihood"] | {"mask": str(mask)}} if mask else config
+
+
+def _mask_file(config: Mapping[str, Any]) -> pathlib.Path | None:
+    """The file that a complete config names as its mask, if it does."""
+    name = config["likelihood"]["mask"]
+    return None if name in (None, "disc") else pathlib.Path(os.path.abspath(expanded(name)))
 
 
 def _absolute_name(name: str) -> str:
