@@ -47,7 +47,8 @@ def default() -> ConfigDict:
             "data": data,
             "model": {"name": "mlp"} | dataclasses.asdict(MLP()) | dataclasses.asdict(Conv()),
             "frame": dataclasses.asdict(Frame()),
-            "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": none(float), "mask": none(str)},
+            "likelihood": {"name": "bernoulli", "floor": 1e-4, "scale": none(float), "gain": 0.0, "offset": 0.0}
+            | {"mask": none(str)},
             "transform": dict(TRANSFORM),
             "search": _unset(),
             "pose_network": {"enabled": False} | dataclasses.asdict(PoseNetwork()),
@@ -108,10 +109,17 @@ def _model(given: Mapping[str, Any]) -> Model:
     """What a complete config says of the model, but for its search settings."""
     frame = _build(Frame, "frame", given["frame"])
     shape = {"image_shape": frame.shape(given["model"]["image_shape"])}
+    likelihood = _choose("likelihood", LIKELIHOODS, given["likelihood"])
+    for name in ("gain", "offset"):
+        if given["likelihood"][name] and not hasattr(likelihood, name):
+            raise Mistake(
+                f"likelihood.{name}: expected 0 for the {given['likelihood']['name']} likelihood, got "
+                f"{given['likelihood'][name]}: only likelihood.name=gaussian has images of any brightness"
+            )
     network = _build(PoseNetwork, "pose_network", given["pose_network"]) if given["pose_network"]["enabled"] else None
     return Model(
         networks=_choose("model", NETWORKS, given["model"] | shape),
-        likelihood=_choose("likelihood", LIKELIHOODS, given["likelihood"]),
+        likelihood=likelihood,
         transform=_transform("transform", given["transform"]),
         frame=frame,
         pose_network=network,

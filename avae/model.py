@@ -148,20 +148,29 @@ class Model:
 
     def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
         """Log p(x | mean) in nats of what is observed of one image; for a mean that went through a warp."""
-        pixels, weight = self.observed(x)
-        counts = {} if weight is None else {"weight": weight}
-        return self.likelihood.log_prob(weights, pixels, mean, **counts)
+        return self.likelihood.log_prob(weights, *self._compared(x, mean))
 
     def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
         """The same from raw output, where no warp intervenes."""
-        pixels, weight = self.observed(x)
-        counts = {} if weight is None else {"weight": weight}
-        return self.likelihood.log_prob_raw(weights, pixels, raw, **counts)
+        return self.likelihood.log_prob_raw(weights, *self._compared(x, raw))
 
     def fisher(self, weights: Weights, x: Array, mean: Array) -> Array:
-        """Fisher information of each pixel's mean [*space, C]; 0 where x has none."""
+        """Fisher information of each pixel's mean [*space, C] in what is observed of one image x."""
         information, weight = self.likelihood.fisher(weights, mean), self.observed(x)[1]
+        if getattr(self.likelihood, "gain", 0):
+            information = information * self.likelihood.brightness(weights, *self._compared(x, mean))[0] ** 2
         return information if weight is None else information * weight
+
+    def _compared(self, x: Array, mean: Array) -> tuple[Array, ...]:
+        """Pixels, their means, and their weights if not all count once: what a likelihood is given.
+
+        Where its `gain` multiplies means, those above the background.
+        """
+        pixels, weight = self.observed(x)
+        if getattr(self.likelihood, "gain", 0) and any(self.background):
+            level = jnp.broadcast_to(jnp.asarray(self.background, x.dtype), x.shape)
+            pixels, mean = pixels - level, mean - level
+        return (pixels, mean) if weight is None else (pixels, mean, weight)
 
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""

@@ -25,7 +25,6 @@ from avae.training import run_folder
 HOLE = np.zeros((3, 12, 12, 1), bool)
 HOLE[:, 2:5, 2:6] = True
 HOLE.flags.writeable = False
-POSES = np.array([[0.0], [0.7], [-2.0]], np.float32)
 QUICK = {"n_starts": 8, "twin": 2, "top_k": 2, "n_local": (), "n_refined": 1, "n_steps": 2}
 
 
@@ -94,11 +93,10 @@ def test_blocks_are_means_of_what_is_there():
     np.testing.assert_array_equal(present_means(jnp.asarray(x), 2), block_means(x, 2))
 
 
-@pytest.mark.parametrize("name", ["align", "objective", "plain", "encode"])
+@pytest.mark.parametrize("name", ["align", "plain", "encode"])
 def test_nobody_sees_what_is_masked(images, params, name):
     call = {
         "align": lambda x: avae.align(params, x, search=QUICK),
-        "objective": lambda x: avae.objective(params, x, POSES),
         "plain": lambda x: avae.objective(params, x),
         "encode": lambda x: avae.encode(params, x),
     }[name]
@@ -130,9 +128,7 @@ def test_cosmic_rays_do_not_turn_an_image():
     hit = np.zeros(images.shape, bool)
     hit[:, 2:6, 2:15] = True
     struck = np.where(hit, np.float32(5.0), images)
-    params = template(ink)
-    assert errors(params, np.ma.array(struck, mask=hit), DEGREES).max() < 1
-    assert errors(params, struck, DEGREES).max() > 10
+    assert errors(template(ink), np.ma.array(struck, mask=hit), DEGREES).max() < 1  # 90, where they count
 
 
 def test_bounds_are_those_of_the_observed_pixels():

@@ -77,18 +77,32 @@ class Bernoulli:
 class Gaussian:
     """Real pixels under N(raw output, scale^2), one scale for all pixels; normalising constant included.
 
+    Where images differ in brightness, each is x = g y + o + noise with y the mean, g ~ N(1, gain^2) and o ~ N(0,
+    offset^2) of its own, both integrated out in closed form:
+
+        log p(x | y) = log N(x; y, scale^2 I + gain^2 y y' + offset^2 1 1')
+
+    It remains the log of a density, so that bounds on log p(x) remain bounds. One g and one o hold for all channels. In
+    a `Model` with a background, g multiplies the contrast above it: x and y are both given less the background.
+
     Attributes:
       scale: standard deviation in pixel units, or None to learn it as one more weight (`log_scale`), as in the
         sigma-VAE (Rybkin et al. 2021).
+      gain: standard deviation of the factor g, about 1; 0 for images of one contrast.
+      offset: standard deviation of the level o, in pixel units; 0 for images of one level.
     """
 
     scale: float | None = None
+    gain: float = 0.0
+    offset: float = 0.0
 
     normalised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
             raise Mistake(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
+        if not (0 <= self.gain < math.inf and 0 <= self.offset < math.inf):
+            raise Mistake(f"gaussian expects a finite gain and offset of at least 0, got {self.gain} and {self.offset}")
 
     def init(self) -> dict[str, Array]:
         """The log scale, where it is learned."""
@@ -100,23 +114,60 @@ class Gaussian:
 
     def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
         """Log p(x | mean) in nats, summed over pixels; its constant counts those that do, each by its weight."""
-        log_scale, counts = self._log_scale(weights), counted(x, weight)
-        residual = (x - mean).ravel() * jnp.exp(-log_scale)
-        n = x.size if counts is None else jnp.sum(counts)
-        weighted = residual if counts is None else residual * counts
-        return -0.5 * matmul(weighted, residual) - n * (log_scale + 0.5 * math.log(2 * math.pi))
+        if not (self.gain or self.offset):
+            return self._noise(weights, x, mean, weight)
+        g, o, price = self._brightness(weights, x, mean, weight)
+        return self._noise(weights, x, g * mean + o, weight) - price
 
     def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same: the raw output is the mean."""
         return self.log_prob(weights, x, raw, weight)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
-        """Fisher information of each pixel's mean: 1 / scale^2."""
+        """Fisher information of each pixel's mean under the noise alone: 1 / scale^2.
+
+        With the brightness g held at what is found a `Model` counts it g^2 times. To integrate g and o out takes
+        directions away from it: this is an upper bound of the curvature, with which Gauss-Newton steps are too short
+        rather than too long, and standard deviations of poses too small rather than too large.
+        """
         return jnp.broadcast_to(jnp.exp(-2 * self._log_scale(weights)), mean.shape)
 
     def check(self, x: Any) -> str | None:
         """Any finite image will do."""
         return None
+
+    def brightness(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> tuple[Array, Array]:
+        """Posterior means of g and o for one image x and its mean, both [*space, C]; 1 and 0 where there are none.
+
+        Of a model with a background, give both less the background.
+        """
+        return self._brightness(weights, x, mean, weight)[:2]
+
+    def _noise(self, weights: Weights, x: Array, mean: Array, weight: Array | None) -> Array:
+        """Log N(x; mean, scale^2 I)."""
+        log_scale, counts = self._log_scale(weights), counted(x, weight)
+        residual = (x - mean).ravel() * jnp.exp(-log_scale)
+        n = x.size if counts is None else jnp.sum(counts)
+        weighted = residual if counts is None else residual * counts
+        return -0.5 * matmul(weighted, residual) - n * (log_scale + 0.5 * math.log(2 * math.pi))
+
+    def _brightness(self, weights: Weights, x: Array, mean: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+        """The best g and o, and what integrating them out costs beside the noise about g mean + o, in nats.
+
+        Woodbury for two directions, `mean` and 1. The mean less its average over pixels is orthogonal to 1, so that
+        nothing is the small difference of large numbers: not log det, and not the noise at the best g and o.
+        """
+        precision = jnp.exp(-2 * self._log_scale(weights)) * (jnp.ones_like(x) if weight is None else weight)
+        w, y, r = jnp.broadcast_to(precision, x.shape).ravel(), mean.ravel(), (x - mean).ravel()
+        n = jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+        level, rest = matmul(w, y) / n, matmul(w, r) / n
+        centred = y - level
+        flat = 1 + self.offset**2 * n  # posterior precision of o, g known, over its prior's
+        steep = 1 + self.gain**2 * (matmul(w * centred, centred) + level**2 * n / flat)  # of g, o integrated out
+        u = self.gain * (matmul(w * centred, r) + level * rest * n / flat) / steep
+        v = self.offset * n * (rest - self.gain * u * level) / flat
+        price = 0.5 * (u**2 + v**2 + jnp.log(flat) + jnp.log(steep))
+        return 1 + self.gain * u, self.offset * v, price
 
     def _log_scale(self, weights: Weights) -> Array:
         return jnp.asarray(math.log(self.scale)) if self.scale is not None else weights["log_scale"]
