@@ -48,7 +48,7 @@ class Model:
     search: Search | None = None
     frame: Frame = Frame()
     pose_network: Any = None
-    background: Any = 0.0  # a tuple once it is made
+    background: Any = (0.0,)  # always a tuple, once it is made
     mask: Mask | None = None
     missing: bool = False
 

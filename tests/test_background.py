@@ -82,6 +82,7 @@ def test_a_black_background_changes_no_program(images, params):
     assert program() == program(0.0) != program(0.5)
     assert avae.Model().background == (0.0,)
     assert avae.Model(background=0.0) == avae.Model()
+    assert avae.Model.background == (0.0,)  # what models have that were pickled before there was one
 
 
 def test_the_smaller_twin_has_the_background():

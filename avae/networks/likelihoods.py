@@ -83,7 +83,8 @@ class Gaussian:
         log p(x | y) = log N(x; y, scale^2 I + gain^2 y y' + offset^2 1 1')
 
     It remains the log of a density, so that bounds on log p(x) remain bounds. One g and one o hold for all channels. In
-    a `Model` with a background, g multiplies the contrast above it: x and y are both given less the background.
+    a `Model` with a background, g multiplies the contrast above it: x and y are both given less the background. What
+    `avae.align` reconstructs is y.
 
     Attributes:
       scale: standard deviation in pixel units, or None to learn it as one more weight (`log_scale`), as in the
