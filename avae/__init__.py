@@ -5,6 +5,7 @@ from avae.generate import decode as decode, encode as encode, init as init, samp
 from avae.inference.bounds import log_likelihood as log_likelihood
 from avae.inference.posterior import pose_posterior as pose_posterior
 from avae.model import Model as Model, Params as Params
+from avae.networks.mask import Mask as Mask
 from avae.networks.pose_network import PoseNetwork as PoseNetwork
 from avae.networks.vae import MLP as MLP, Bernoulli as Bernoulli, Conv as Conv, Gaussian as Gaussian
 from avae.objective import Alignment as Alignment, objective as objective
@@ -28,5 +29,6 @@ from avae.transforms import (
     Transform as Transform,
     Translation as Translation,
 )
+from avae.transforms.background import estimate_background as estimate_background
 from avae.transforms.frame import Frame as Frame
 from avae.transforms.warp import warp as warp

@@ -141,7 +141,7 @@ def align(
     family = checks.family_of(params.model, transform)
     checks.check_key(key)
     held = plan(params.model, search, family)
-    x = checks.images_for(params, x)
+    params, x = checks.images_for(params, x)
     return side_by_side(lambda x, layout: _align(params, x, key, family, held, layout), x)
 
 

@@ -3,6 +3,7 @@
 Past this point nothing raises. Values are checked where they lie: no batch comes back from a device.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -17,22 +18,26 @@ from jax.typing import ArrayLike
 
 from avae import settings
 from avae.model import Model, Params
+from avae.networks.mask import check_mask
 from avae.runtime.devices import auto
 from avae.runtime.mistake import Mistake
-from avae.settings import Plan, Search
+from avae.settings import Search
 from avae.solvers import CompositeLoss, GaussNewton
 from avae.transforms import Transform, check_family
+from avae.transforms.background import check_channels
 
 
 def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool = False) -> Array:
     """`x` as float32 [B, *space, C] if it is what `model` takes, or what its networks take if `canonical`.
 
+    What a NumPy masked array masks becomes NaN, which is how a `Model` with `missing` is told of missing pixels.
     Under a trace only the shape and the dtype can be checked, not the values.
 
     Raises:
       Mistake: for a wrong rank, shape or dtype, no images at all, values that are not finite or not in the
-        likelihood's range; the message says what was expected and what came.
+        likelihood's range, images without any pixel that counts; the message says what was expected and what came.
     """
+    masked = np.ma.is_masked(x)
     array = x if isinstance(x, jax.Array) else np.asarray(x)
     dim = model.transform.dim
     expected = getattr(model.networks, "image_shape", None) if canonical else model.image_shape
@@ -49,25 +54,35 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
         raise Mistake(f"{name}: expected {wanted}, got shape {array.shape}{hint}")
     if array.shape[0] == 0:
         raise Mistake(f"{name}: expected at least one image, got an empty batch of shape {array.shape}")
+    check_channels(model.background, array.shape[-1])
+    if model.mask and not canonical:
+        check_mask(model.mask, array.shape[1:])
+    if masked:
+        hole = np.ma.getmaskarray(np.ma.asanyarray(x))
+        array = np.where(hole, np.nan, np.where(np.isnan(array), np.inf, array))  # a NaN that is not masked is bad
     array = auto(jnp.asarray(array, jnp.float32))
     if not isinstance(array, Tracer):
-        _check_values(array, model, name)
+        _check_values(array, model, name, masked or model.missing)
     return array
 
 
-def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> Array:
+def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> tuple[Params, Array]:
     """`check_images`, and that the networks fit these images: one example in, one example out.
+
+    Of a masked array also the `Params` of a model that knows of missing pixels; else those given.
 
     Raises:
       Mistake: also for weights that are no arrays, and networks that raise, or return other shapes than they should.
     """
+    if np.ma.is_masked(x):
+        params = params.replace(model=dataclasses.replace(params.model, missing=True))
     x = check_images(x, params.model, canonical=canonical)
     check_weights(params)
     leaves, structure = jax.tree.flatten(params.weights)
     shape = getattr(params.model.networks, "image_shape", None) or x.shape[1:]
     described = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     _check_networks(params.model.networks, structure, described, tuple(shape))
-    return x
+    return params, x
 
 
 def check_weights(params: Params) -> None:
@@ -105,11 +120,16 @@ def _check_networks(networks: Any, structure: Any, leaves: tuple[Any, ...], shap
     returned("decode", latents[0], f"raw output {list(shape)}", lambda got: got == [shape])
 
 
-def _check_values(x: Array, model: Model, name: str) -> None:
+def _check_values(x: Array, model: Model, name: str, missing: bool) -> None:
+    counts = None if model.mask is None or x.shape[1:-1] != model.mask.shape[:-1] else model.mask.weights
     with jax.ensure_compile_time_eval():  # values are at hand even where the caller is being traced
-        low, high, bad, first = (value.item() for value in jax.device_get(_extremes(x)))
+        found = _extremes(x) if not missing else _extremes_of_present(x, counts)
+        low, high, bad, first, *blank = (value.item() for value in jax.device_get(found))
     if bad:
-        raise Mistake(f"{name}: expected finite values, got NaN or infinity in {bad} image(s), first at {first}")
+        hint = "" if missing else "; pixels without a value are masked, numpy.ma.masked_invalid(x)"
+        raise Mistake(f"{name}: expected finite values, got NaN or infinity in {bad} image(s), first at {first}{hint}")
+    if blank and blank[0]:
+        raise Mistake(f"{name}: expected a pixel that counts, got none in {blank[0]} image(s), first at {blank[1]}")
     if problem := model.likelihood.check(np.array([low, high], np.float32)):
         raise Mistake(f"{name}: expected {problem}")
 
@@ -119,6 +139,17 @@ def _extremes(x: Array) -> tuple[Array, Array, Array, Array]:
     """Least and largest value of images [B, ...], how many of them are not finite, and the first of these."""
     bad = ~jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
     return x.min(), x.max(), bad.sum(), bad.argmax()
+
+
+@jax.jit
+def _extremes_of_present(x: Array, counts: Any) -> tuple[Array, ...]:
+    """The same of the pixels that are not NaN; and how many images have none that counts, and the first of these."""
+    there, rows = ~jnp.isnan(x), (len(x), -1)
+    bad = jnp.isinf(x).reshape(rows).any(axis=1)
+    seen = there if counts is None else there & (jnp.asarray(counts)[None] > 0)
+    blank = ~seen.reshape(rows).any(axis=1)
+    low, high = jnp.where(there, x, jnp.inf).min(), jnp.where(there, x, -jnp.inf).max()
+    return low, high, bad.sum(), bad.argmax(), blank.sum(), blank.argmax()
 
 
 def check_key(key: Any) -> None:
@@ -192,57 +223,3 @@ def check_search(loss: Any, x: Any, transform: Transform, key: Any, given: Searc
     if len(sizes) != 1 or sizes & {(), (0,)}:
         raise Mistake(f"x: expected arrays with one common, non-empty leading batch axis, got leading sizes {sizes}")
     return search
-
-
-def check_model(params: Params, transform: Transform | None) -> Transform:
-    """The family, if the model with it has a likelihood.
-
-    Raises:
-      Mistake: if the weights are not finite, the family has another dimension or no proper prior, or the likelihood
-        is not normalised.
-    """
-    family = family_of(params.model, transform)
-    check_weights(params)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params.weights)):
-        finite = [True]
-    else:
-        with jax.ensure_compile_time_eval():
-            finite = jax.device_get(_finite(params.weights))
-    if not all(finite):
-        path = jax.tree.leaves_with_path(params.weights)[finite.index(False)][0]
-        raise Mistake(f"params: expected finite weights, got NaN or infinity in {jax.tree_util.keystr(path)}")
-    check_likelihood(params)
-    return family
-
-
-@jax.jit
-def _finite(weights: Any) -> list[Array]:
-    """Of each array, whether all of it is finite."""
-    return [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]
-
-
-def check_likelihood(params: Params) -> None:
-    """Raises Mistake unless the likelihood, in the class that writes `log_prob`, says that it is normalised."""
-    likelihood = params.model.likelihood
-    if not callable(getattr(likelihood, "log_prob", None)):
-        raise Mistake(f"likelihood: expected one with log_prob(weights, x, mean), got {likelihood!r}")
-    says = next((cls for cls in type(likelihood).__mro__ if {"normalised", "log_prob"} & vars(cls).keys()), object)
-    if "normalised" not in vars(says) or not likelihood.normalised:
-        raise Mistake(
-            f"likelihood: expected one that is normalised, such as avae.Gaussian(scale=...), got {likelihood!r}; if "
-            "exp(log_prob) of your own adds up to 1 over all images, say so by a class attribute `normalised = True` "
-            "beside `log_prob`. A squared error is a likelihood only with its variance and its constant"
-        )
-
-
-def check_modes(n_modes: int | None, plan: Plan, family: Transform) -> int:
-    """How many modes are searched.
-
-    Raises:
-      Mistake: if there are fewer starts.
-    """
-    n_starts = len(family.lattice) if family.dof == 0 else plan.search.n_starts
-    wanted = min(n_starts, max(4, plan.search.top_k)) if n_modes is None else n_modes
-    if not 1 <= wanted <= n_starts:
-        raise Mistake(f"n_modes: expected 1 to {n_starts}, as many as the search has starts, got {wanted}")
-    return wanted

@@ -47,7 +47,7 @@ def encode(params: Params, x: ArrayLike) -> Posterior:
     Raises:
       Mistake: if x has the wrong shape, dtype or range.
     """
-    return _encode(params, images_for(params, x, canonical=True))
+    return _encode(*images_for(params, x, canonical=True))
 
 
 def decode(params: Params, z: ArrayLike) -> Array:

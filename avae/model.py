@@ -1,18 +1,24 @@
 """What travels together: the weights, and the static description of everything that gives them meaning."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 
+from avae.networks.mask import Mask, check_mask, observed, present_means
+from avae.networks.pose_network import Beside
 from avae.networks.precision import Cast
-from avae.networks.vae import MLP, Bernoulli, Posterior, Weights
+from avae.networks.vae import MLP, Bernoulli, Posterior, Weights, block_means
 from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Rotation, Transform, check_family
+from avae.transforms.background import check_channels, levels
 from avae.transforms.frame import Frame
 from avae.transforms.warp import warp_one
 
@@ -28,6 +34,11 @@ class Model:
       transform: the family of poses that is searched.
       search: default search settings; None for the family's own.
       frame: the canonical frame; `networks.image_shape` is its shape.
+      background: the level outside of the images, for all channels or one for each (`avae.estimate_background`); both
+        warps fill with it what they do not find in the frame.
+      mask: an `avae.Mask`, how often each pixel of an image counts in the likelihood; None for once each.
+      missing: whether pixels of images may be NaN, which means that they are missing. Need not be set: functions that
+        take images set it where they are given a NumPy masked array.
       pose_network: an `avae.PoseNetwork` that proposes poses, or None; its weights are beside those of the networks.
     """
 
@@ -37,6 +48,9 @@ class Model:
     search: Search | None = None
     frame: Frame = Frame()
     pose_network: Any = None
+    background: Any = (0.0,)  # always a tuple, once it is made
+    mask: Mask | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
@@ -50,6 +64,9 @@ class Model:
             )
         if self.image_shape is None and self.frame != Frame():
             raise Mistake("frame: a canonical frame of its own expects networks with an `image_shape`")
+        object.__setattr__(self, "background", levels(self.background))
+        self._check_background()
+        self._check_mask()
         if self.pose_network is not None:
             sides = self.image_shape[:-1] if self.image_shape else ()
             if not sides or any(side % self.pose_network.coarse for side in sides):
@@ -67,13 +84,16 @@ class Model:
     def to_canonical(self, x: Array, transform: Transform, alpha: Array) -> Array:
         """tau_alpha x: one image [*space, C], at any resolution, in the canonical frame."""
         pull, out = transform.matrix(alpha), self._space(x)
+        x, _ = self.observed(x)
         pull = pull.at[:, :-1].multiply(self._extent)
-        return warp_one(x, pull, out, on_grid=transform.on_grid and self._aligned(x.shape[:-1], out))
+        on_grid = transform.on_grid and self._aligned(x.shape[:-1], out)
+        return warp_one(x, pull, out, outside=self.background, on_grid=on_grid)
 
     def from_canonical(self, y: Array, transform: Transform, alpha: Array, out: tuple[int, ...]) -> Array:
         """tau_alpha^-1 y: one picture of the canonical frame [*space, C] in the frame of the image, of shape `out`."""
         pull = transform.inverse(alpha) / self._extent
-        return warp_one(y, pull, out, on_grid=transform.on_grid and self._aligned(out, y.shape[:-1]))
+        on_grid = transform.on_grid and self._aligned(out, y.shape[:-1])
+        return warp_one(y, pull, out, outside=self.background, on_grid=on_grid)
 
     def _space(self, x: Array) -> tuple[int, ...]:
         """The canonical frame's shape, by default that of the image at hand."""
@@ -95,6 +115,63 @@ class Model:
         """Half the shorter side of the canonical frame, in half-widths of the image."""
         return 1.0 if self.image_shape is None else 1 + 2 * self.frame.margin / min(self.image_shape[:-1])
 
+    def _check_background(self) -> None:
+        if self.image_shape:
+            check_channels(self.background, self.image_shape[-1])
+        if any(self.background) and (problem := self.likelihood.check(np.array(self.background, np.float32))):
+            raise Mistake(f"background: expected {problem}")
+
+    def _check_mask(self) -> None:
+        if self.mask is not None and not isinstance(self.mask, Mask):
+            raise Mistake(f"mask: expected an avae.Mask or None, got {type(self.mask).__name__}; see avae.Mask.of")
+        if self.mask is not None and self.image_shape:
+            check_mask(self.mask, self.image_shape)
+        if self.mask is not None or self.missing:
+            for method in (self.likelihood.log_prob, self.likelihood.log_prob_raw):
+                if "weight" not in inspect.signature(method).parameters:
+                    raise Mistake(
+                        f"likelihood: masks and missing pixels expect {method.__name__}(weights, x, mean, weight), but "
+                        f"that of {type(self.likelihood).__name__} takes no `weight`, how often each pixel counts"
+                    )
+
+    def observed(self, x: Array) -> tuple[Array, Array | None]:
+        """One image [*space, C], missing pixels at the background, and how often each pixel counts; None: once."""
+        weight = None if self.mask is None else jnp.asarray(self.mask.weights, x.dtype)
+        if not self.missing:
+            return x, weight
+        pixels, present = observed(x, self.background)
+        return pixels, present if weight is None else present * weight
+
+    def reduce(self, x: Array, factor: int) -> Array:
+        """One image [*space, C] at a `factor`-th of its resolution, for `Params.reduced`."""
+        return present_means(x, factor) if self.missing else block_means(x, factor)
+
+    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+        """Log p(x | mean) in nats of what is observed of one image; for a mean that went through a warp."""
+        return self.likelihood.log_prob(weights, *self._compared(x, mean))
+
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+        """The same from raw output, where no warp intervenes."""
+        return self.likelihood.log_prob_raw(weights, *self._compared(x, raw))
+
+    def fisher(self, weights: Weights, x: Array, mean: Array) -> Array:
+        """Fisher information of each pixel's mean [*space, C] in what is observed of one image x."""
+        information, weight = self.likelihood.fisher(weights, mean), self.observed(x)[1]
+        if getattr(self.likelihood, "gain", 0):
+            information = information * self.likelihood.brightness(weights, *self._compared(x, mean))[0] ** 2
+        return information if weight is None else information * weight
+
+    def _compared(self, x: Array, mean: Array) -> tuple[Array, ...]:
+        """Pixels, their means, and their weights if not all count once: what a likelihood is given.
+
+        Where its `gain` multiplies means, those above the background.
+        """
+        pixels, weight = self.observed(x)
+        if getattr(self.likelihood, "gain", 0) and any(self.background):
+            level = jnp.broadcast_to(jnp.asarray(self.background, x.dtype), x.shape)
+            pixels, mean = pixels - level, mean - level
+        return (pixels, mean) if weight is None else (pixels, mean, weight)
+
     def init(self, key: Array) -> Weights:
         """Fresh weights of the networks and the likelihood."""
         networks_key, pose_key = jax.random.split(key)
@@ -105,34 +182,11 @@ class Model:
 
     def encode(self, weights: Weights, x: Array) -> Posterior:
         """q(z | x) for one example, without any search."""
-        return Posterior(*self.networks.encode(weights, x))
+        return Posterior(*self.networks.encode(weights, self.observed(x)[0]))
 
     def decode(self, weights: Weights, z: Array) -> Array:
         """Pixel means [*space, C] for one z, in the canonical frame."""
         return self.likelihood.mean(self.networks.decode(weights, z))
-
-
-class Beside(struct.PyTreeNode):
-    """Weights of any pytree, with those of a pose network beside them; it behaves as the pytree itself does."""
-
-    own: Any
-    pose_network: Any
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.own, name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.own[key]
-
-    def __iter__(self) -> Any:
-        return iter(self.own)
-
-    def __len__(self) -> int:
-        return len(self.own)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """That of weights that can be called, as modules of some libraries can."""
-        return self.own(*args, **options)
 
 
 class Params(struct.PyTreeNode):
@@ -154,7 +208,9 @@ class Params(struct.PyTreeNode):
             return self
         smaller, weights = self.model.networks.reduced(self.weights, factor)
         frame = dataclasses.replace(self.model.frame, margin=self.model.frame.margin // factor)
-        return Params(weights, dataclasses.replace(self.model, networks=smaller, frame=frame, pose_network=None))
+        mask = None if self.model.mask is None else self.model.mask.reduced(factor)
+        small = {"networks": smaller, "frame": frame, "mask": mask, "pose_network": None}
+        return Params(weights, dataclasses.replace(self.model, **small))
 
     def in_precision(self, dtype: str) -> "Params":
         """The same weights with networks that compute in `dtype`, "float32" or "bfloat16"."""

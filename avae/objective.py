@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from avae.checks import check_key, check_poses, images_for
 from avae.model import Params
-from avae.networks.vae import Posterior, block_means
+from avae.networks.vae import Posterior
 from avae.runtime.devices import hiding_axes, is_explicit
 from avae.settings import Plan
 from avae.solvers import CompositeLoss, linearise, standard_deviation
@@ -105,7 +105,7 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
       Mistake: if x or alpha has the wrong shape, dtype or range; under a trace values cannot be checked.
     """
     check_key(key)
-    x = images_for(params, x)
+    params, x = images_for(params, x)
     poses = None if alpha is None else check_poses(alpha, len(x), params.model.transform)
     return batch_terms(params, x, poses, key)
 
@@ -132,7 +132,7 @@ def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | Non
     if alpha is None:
         posterior = model.encode(weights, x)
         raw = model.networks.decode(weights, latent(posterior, key))
-        return _terms(-model.likelihood.log_prob_raw(weights, x, raw), posterior)
+        return _terms(-model.log_prob_raw(weights, x, raw), posterior)
     return score(params, x, predict(params, x, model.transform, alpha, key))
 
 
@@ -147,13 +147,13 @@ def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: A
 
 def score(params: Params, x: Array, prediction: Prediction, block: int = 1) -> Terms:
     """The terms of J from what was predicted, for one example; a pixel of a reduced image counts for a `block`."""
-    log_prob = params.model.likelihood.log_prob(params.weights, x, prediction.mean) * block
+    log_prob = params.model.log_prob(params.weights, x, prediction.mean) * block
     return _terms(-log_prob, Posterior(prediction.mu, prediction.logvar))
 
 
 def fisher(params: Params, x: Array, prediction: Prediction, beta: float = 1.0) -> Prediction:
     """Curvature of J in each predicted number: Fisher information of the pixels, beta times the Hessian of the KL."""
-    pixels = params.model.likelihood.fisher(params.weights, prediction.mean)
+    pixels = params.model.fisher(params.weights, x, prediction.mean)
     return Prediction(pixels, jnp.full_like(prediction.mu, beta), 0.5 * beta * jnp.exp(prediction.logvar))
 
 
@@ -206,7 +206,7 @@ def twin_loss(
     """J by the networks' smaller twin, and x at a `factor`-th of its resolution; None where the factor is 1."""
     if factor == 1:
         return None
-    return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), block_means(x, factor)
+    return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), params.model.reduce(x, factor)
 
 
 def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key: Array | None) -> tuple[Array, int]:
@@ -218,7 +218,7 @@ def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key:
     if not plan.proposed:
         starts = family.starts(n, key)
         return starts, len(starts)
-    proposed = network.propose(params.pose_weights, x, n - 1, family)
+    proposed = network.propose(params.pose_weights, params.model.observed(x)[0], n - 1, family)
     return jnp.concatenate([family.identity[None], proposed]), network.n_bins
 
 

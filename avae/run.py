@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from avae.config import Experiment, experiment
+from avae.config import experiment
 from avae.evaluation.evaluate import evaluate
 from avae.evaluation.history import history
+from avae.experiment import Experiment
 from avae.report import page
 from avae.report.figures import orientation_strip, save
 from avae.report.tables import as_text

@@ -11,9 +11,9 @@ import pytest
 from linear import LATENT, Linear, draw_images, linear_params, log_mean_exp, log_p_given_pose
 
 import avae
-from avae.checks import check_likelihood
 from avae.config import default, experiment
 from avae.data import dataset as data
+from avae.inference.checks import check_likelihood
 from avae.inference.importance import log_mean
 from avae.networks.likelihoods import PaperLoss
 from avae.objective import batch_terms

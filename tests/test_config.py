@@ -133,7 +133,7 @@ def test_a_complete_config_says_all_of_the_search():
     assert config["train"]["search"]["enabled"]
     assert complete(config) == config
     unset = {name for name, value in flatten(config).items() if value is None}
-    assert unset == {"search.learning_rate", "train.search.learning_rate", "likelihood.scale"}
+    assert unset == {"search.learning_rate", "train.search.learning_rate", "likelihood.scale", "likelihood.mask"}
 
 
 def test_a_complete_config_describes_the_same_experiment():

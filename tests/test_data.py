@@ -106,7 +106,7 @@ def test_frames_need_not_be_square(shape, stack):
     assert examples.images.min() >= 0
     assert examples.images.max() == 1
     turns = avae.QuarterTurns() if len(shape) == 3 else avae.CubeRotations()
-    cut = data.load(stack(np.ones(shape, np.float32), transform=turns, n_train=5)).train
+    cut = data.load(stack(np.ones(shape, np.float32), transform=turns, n_train=5, background=0.0)).train
     assert {0.0, 1.0} == set(np.unique(cut.images))  # what does not fit is cut off
 
 
@@ -228,9 +228,9 @@ def test_fresh_images_are_stretched_when_drawn(stack, monkeypatch):
     np.testing.assert_array_equal(images, data.load(dataclasses.replace(described, stretch=1.0)).train.images)
     seen = []
 
-    def watched(images, poses, transform, factors):
+    def watched(images, poses, transform, factors, background):
         seen.append(None if factors is None else factors.shape)
-        return data.repose(images, poses, transform, factors)
+        return data.repose(images, poses, transform, factors, background)
 
     monkeypatch.setattr(training, "repose", watched)
     for stretch in (1.0, 2.0):

@@ -324,7 +324,7 @@ def test_the_data_of_a_run_are_found_from_another_folder(tmp_path, monkeypatch):
 
 def test_embedded_data_keep_their_name(trained):
     assert json.loads((trained[1] / "config.json").read_text())["data"]["name"] == "digits"
-    assert set(json.loads((trained[1] / "data.json").read_text())) == {"name", "fingerprint"}
+    assert set(json.loads((trained[1] / "data.json").read_text())) == {"name", "fingerprint", "background"}
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def test_training_draws_one_batch_a_step(stack, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.Rows, "__getitem__", watched)
     params = loop.fit(experiment(config), tmp_path)
-    assert drawn[1:] == [(4, 9, 8, 1)] * 7
-    assert drawn[0] == (7, 9, 8, 1)  # the look at up to 512 of them, before the first step
+    assert drawn[2:] == [(4, 9, 8, 1)] * 7
+    assert drawn[:2] == [(7, 9, 8, 1)] * 2  # before the first step: their borders, and a look at up to 512 of them
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params.weights))
 
 

@@ -5,7 +5,6 @@ before they are needed.
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 from typing import Any, NamedTuple
@@ -16,78 +15,17 @@ import numpy as np
 from jax import Array
 
 from avae.data import sources
+from avae.data.described import AUTO, Data as Data
 from avae.data.posing import binarize, posed, repose
-from avae.data.sources import meshes
 from avae.runtime import devices, root_logger
-from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
-from avae.transforms import Rotation, Transform
+from avae.transforms.background import check_channels, estimate_background
 
 with root_logger.untouched():
     import grain
 
-POSES = ("fixed", "upright", "fresh")
-BINARIZE = ("none", "threshold", "sample")
 AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)  # batches read before they are asked for
 IN_MEMORY = 2**30  # bytes of training images that are posed beforehand; where there are more, they are posed when drawn
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Which images or volumes, at which poses.
-
-    Attributes:
-      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
-        Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see `sources.read`.
-      pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
-        time a training image is drawn; test images are at fixed poses).
-      test_pose: the same for test images alone: "fixed" or "upright"; "" for what `pose` says.
-      transform: the family from whose prior poses are drawn; its dimension says whether the data are images or volumes.
-      seed: of poses, of binarisation, and of the split where the source has none.
-      n_train: training images used, at most 12,000 of the digits.
-      n_test: test images used, at most 2,000 of the digits; n_train + n_test are at most the 600 of the furniture.
-      binarize: "none" (grey), "threshold" at 0.5, or "sample" (each pixel drawn once, by seed, with its grey value as
-        the probability): for likelihoods in nats of a distribution over binary images. After the pose.
-      side: voxels along each axis of a mesh, from 8; its longest side is given 0.7 of them.
-      up: the axis of meshes that points up: "y", or "z" as in ModelNet.
-      stretch: every upright image is scaled along each axis by a factor of its own, log-uniform in
-        [1 / stretch, stretch], before its pose (random anisotropic scaling); 1 for none, at most 4.
-    """
-
-    name: str = "digits"
-    pose: str = "fixed"
-    test_pose: str = ""
-    transform: Transform = Rotation()
-    seed: int = 0
-    n_train: int = 12_000
-    n_test: int = 2_000
-    binarize: str = "none"
-    side: int = 32
-    up: str = "z"
-    stretch: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field, value, allowed in (
-            ("pose", self.pose, POSES),
-            ("test_pose", self.test_pose, ("", "fixed", "upright")),
-            ("binarize", self.binarize, BINARIZE),
-            ("up", self.up, meshes.UPS),
-        ):
-            if value not in allowed:
-                names = ", ".join(name or '""' for name in allowed)
-                raise Mistake(f"data.{field}: expected one of {names}, got {value!r}")
-        sources.check_dim(self.name, self.transform.dim, type(self.transform).__name__)
-        local = self.name not in sources.EMBEDDED and not self.name.startswith(sources.tfds.PREFIX)
-        if local and difflib.get_close_matches(self.name, sources.EMBEDDED, n=1) and not expanded(self.name).exists():
-            raise Mistake(sources.missing(self.name))  # other paths may be on another machine: `load` looks there
-        if self.n_train < 1 or self.n_test < 1:
-            raise Mistake(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
-        if self.side < 8:
-            raise Mistake(f"data.side: expected at least 8 voxels, got {self.side}")
-        if not 1 <= self.stretch <= 4:
-            raise Mistake(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
-        if self.pose == "fresh" and self.binarize != "none":
-            raise Mistake('data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand')
 
 
 class Drawn:
@@ -106,16 +44,17 @@ class Drawn:
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         stretches = None if self._stretches is None else self._stretches[index]
-        images = repose(self._rows[index], self._poses[index], self._data.transform, stretches)
-        if self._data.binarize != "none":
+        data = self._data
+        images = repose(self._rows[index], self._poses[index], data.transform, stretches, data.background)
+        if data.binarize != "none":
             keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, jnp.asarray(index))
-            images = jax.vmap(lambda image, key: binarize(image, self._data.binarize, key))(images, keys)
+            images = jax.vmap(lambda image, key: binarize(image, data.binarize, key))(images, keys)
         return np.asarray(images)
 
     def range(self) -> tuple[float, float]:
-        """Bounds of their values: those of the upright images, and the 0 that lies outside of a frame."""
-        low, high = self._rows.range()
-        return (0.0, 1.0) if self._data.binarize != "none" else (min(low, 0.0), max(high, 0.0))
+        """Bounds of their values: those of the upright images, and the background outside of a frame."""
+        (low, high), outside = self._rows.range(), self._data.background
+        return (0.0, 1.0) if self._data.binarize != "none" else (min(low, *outside), max(high, *outside))
 
 
 class Examples(NamedTuple):
@@ -131,11 +70,12 @@ class Examples(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Training and test examples, and the name of each label."""
+    """Training and test examples, the name of each label, and the background of the upright images."""
 
     train: Examples
     test: Examples
     class_names: tuple[str, ...] = ()
+    background: tuple[float, ...] = (0.0,)
 
 
 def load(data: Data) -> Splits:
@@ -143,7 +83,7 @@ def load(data: Data) -> Splits:
 
     Raises:
       Mistake: if the source cannot be read or is not of the transform's dimension, more examples are asked for than
-        there are, or images outside [0, 1] are to be binarized.
+        there are, the background has not one level per channel, or images outside [0, 1] are to be binarized.
     """
     raw = sources.read(
         data.name,
@@ -154,11 +94,14 @@ def load(data: Data) -> Splits:
         side=data.side,
         up=data.up,
     )
+    if data.background == AUTO:
+        data = dataclasses.replace(data, background=estimate_background(raw.train_images))
+    check_channels(data.background, raw.train_images.shape[-1], "data.background")
     train_key, test_key = jax.random.split(jax.random.key(data.seed))
     train = _examples(data, raw.train_images, raw.train_labels, train_key, stream=True)
     test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
     test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
-    return Splits(train, test, raw.class_names)
+    return Splits(train, test, raw.class_names, data.background)
 
 
 def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:
@@ -230,7 +173,7 @@ def _examples(data: Data, rows: sources.Rows, labels: np.ndarray, key: Array, st
         _check_grey(data, rows)
     if stream and large:
         return Examples(Drawn(data, rows, np.asarray(poses), stretches, draw_key), labels, np.asarray(poses))
-    images = posed(rows[:], poses, data.transform, stretches) if moved else rows[:]
+    images = posed(rows[:], poses, data.transform, stretches, data.background) if moved else rows[:]
     return Examples(np.asarray(binarize(images, data.binarize, draw_key)), labels, np.asarray(poses))
 
 

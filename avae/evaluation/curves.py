@@ -16,7 +16,12 @@ from avae.transforms.warp import warp
 
 
 def loss_curves(
-    models: dict[str, Params], upright: np.ndarray, step: int, binarized: str, key: Array
+    models: dict[str, Params],
+    upright: np.ndarray,
+    step: int,
+    binarized: str,
+    key: Array,
+    background: tuple[float, ...] = (0.0,),
 ) -> dict[str, Any]:
     """Mean J (z at the posterior mean) of upright examples turned by each angle, for each model, both ways.
 
@@ -26,6 +31,7 @@ def loss_curves(
       step: between the angles, in degrees.
       binarized: how turned examples are binarized, see `avae.data.Data`.
       key: draws the pixels, where they are drawn.
+      background: the level outside of the examples, for all channels or for each.
 
     Returns:
       The numbers, for results.json: `series` by "<model>_search" and "<model>_no_search".
@@ -33,14 +39,14 @@ def loss_curves(
     n, degrees = len(upright), np.arange(0, 360, step)
     matrices = turns(np.radians(np.repeat(degrees, n)), upright.ndim - 2)
     which = np.tile(np.arange(n), len(degrees))
-    low, high = min(0.0, float(upright.min())), float(upright.max())
+    low, high = min(*background, float(upright.min())), max(*background, float(upright.max()))
     pictures = replicate(upright)
 
     numbers: dict[str, Any] = {"n_images": n, "angles": degrees.tolist(), "series": {}}
     for name, params in models.items():
 
         def both(which: Array, matrix: Array, params: Params = params) -> tuple[Array, Array]:
-            turned = jnp.clip(warp(pictures[which], matrix), low, high)  # against rounding
+            turned = jnp.clip(warp(pictures[which], matrix, background), low, high)  # against rounding
             x = jnp.asarray(binarize(turned, binarized, key))
             return align(params, x).loss, plain_loss(params, x)
 

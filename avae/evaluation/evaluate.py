@@ -17,14 +17,15 @@ import numpy as np
 from jax import Array
 
 from avae.align import Alignment, align
-from avae.config import Evaluation
-from avae.data.dataset import Data, Examples, load
+from avae.data.dataset import Examples, load
+from avae.data.described import AUTO, Data
 from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import loss_curves
 from avae.evaluation.losses import least_loss, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
 from avae.evaluation.posterior import Uncertain, least_certain
 from avae.evaluation.speed import speed
+from avae.experiment import Evaluation
 from avae.model import Params
 from avae.runtime.batches import over_batches
 from avae.runtime.devices import replicate
@@ -70,6 +71,7 @@ class Inputs(NamedTuple):
       binarize: how the test examples were binarized, see `avae.data.Data`.
       seed: of that binarisation.
       class_names: of the labels 0, 1, ...; empty where the examples have no labels: what needs them is left out.
+      background: the level outside of the grey examples, for all channels or for each.
     """
 
     test: Examples
@@ -79,6 +81,7 @@ class Inputs(NamedTuple):
     binarize: str = "none"
     seed: int = 0
     class_names: tuple[str, ...] = ()
+    background: tuple[float, ...] = (0.0,)
 
 
 class _Scores(NamedTuple):
@@ -105,7 +108,8 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     Raises:
       Mistake: if a model does not fit the data.
     """
-    data = dataclasses.replace(data, n_train=1)
+    background = params.model.background if data.background == AUTO else data.background
+    data = dataclasses.replace(data, n_train=1, background=background)
     splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")
     grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
     inputs = Inputs(
@@ -116,6 +120,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
         binarize=data.binarize,
         seed=data.seed,
         class_names=splits.class_names,
+        background=background,
     )
     return measure(params, inputs, settings, baseline=baseline)
 
@@ -141,7 +146,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         ),
         "loss": {name: _loss_numbers(score) for name, score in scores.items()},
         "search": _search_quality(params, test.images, found, settings),
-        "curve": loss_curves(models, inputs.grey, settings.curve_step, inputs.binarize, key),
+        "curve": loss_curves(models, inputs.grey, settings.curve_step, inputs.binarize, key, inputs.background),
         "orientation": _orientation(rotations, test.labels, inputs.class_names),
         "mirrored": metrics.mirror_images(params.model.transform, found.alpha, rotations, labels),
         "clusters": {"accuracy": metrics.cluster_accuracy(found.latent, test.labels) if inputs.class_names else None},
@@ -179,13 +184,8 @@ def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
 def _search_quality(params: Params, images: np.ndarray, found: Alignment, settings: Evaluation) -> dict[str, Any]:
     """The model's own search against many more starts (all of a finite family), the best refined by Gauss-Newton."""
     images = images[: settings.n_exhaustive]
-    dense = {
-        "n_starts": settings.n_angles,
-        "twin": 1,
-        "top_k": min(4, settings.n_angles),
-        "n_refined": 4,
-        "n_steps": 10,
-    }
+    few = min(4, settings.n_angles)
+    dense = {"n_starts": settings.n_angles, "twin": 1, "top_k": few, "n_refined": 4, "n_steps": 10}
     losses = over_batches(lambda x: align(params, x, search=dense).loss, (images,), "exhaustive search")
     default = found.loss[: len(images)]
     return {

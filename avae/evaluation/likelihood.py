@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from avae.checks import check_likelihood
-from avae.config import Evaluation
 from avae.evaluation.metrics import mean_and_error
+from avae.experiment import Evaluation
 from avae.inference.bounds import log_likelihood
+from avae.inference.checks import check_likelihood
 from avae.inference.importance import Bound
 from avae.model import Params
 from avae.runtime.batches import over_batches

@@ -28,7 +28,7 @@ def sampled_loss(params: Params, x: Array, alpha: Array | None, key: Array, draw
 def least_loss(params: Params, x: np.ndarray) -> float | None:
     """Mean over images x [N, *space, C] of the reconstruction term that no decoder can pass; None for a likelihood."""
     floor: Any = getattr(params.model.likelihood, "floor", None)
-    losses: Any = jax.vmap(floor)(x) if callable(floor) else None
+    losses: Any = jax.vmap(lambda x: floor(*params.model.observed(x)))(x) if callable(floor) else None
     return None if losses is None else float(losses.mean())
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from avae.config import Evaluation
 from avae.evaluation.likelihood import normalised
 from avae.evaluation.metrics import mean_and_error
+from avae.experiment import Evaluation
 from avae.inference.posterior import PosePosterior, pose_posterior
 from avae.model import Params
 from avae.runtime.batches import over_batches

@@ -17,7 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_key, check_model, check_modes, images_for
+from avae.checks import check_key, images_for
+from avae.inference.checks import check_model, check_modes
 from avae.inference.importance import (
     Bound,
     Problem,
@@ -89,7 +90,7 @@ def log_likelihood(
     check_key(key)
     plan = settings.plan(params.model, search, family)
     n_modes = check_modes(n_modes, plan, family)
-    x = images_for(params, x)
+    params, x = images_for(params, x)
     return _bound(params, x, key, method, n_samples, n_modes, plan, family, layout_of(x))
 
 

@@ -99,7 +99,7 @@ class Problem(NamedTuple):
         model, weights = self.params.model, self.params.weights
         mean = model.from_canonical(model.decode(weights, z), self.transform, alpha, self.x.shape[:-1])
         prior = -0.5 * jnp.sum(z**2 + math.log(2 * math.pi))
-        return model.likelihood.log_prob(weights, self.x, mean) + prior
+        return model.log_prob(weights, self.x, mean) + prior
 
     def log_weight(self, alpha: Array, key: Array, proposal: Proposal | None = None) -> Array:
         """Log p(x, z | alpha) - log q(z | x, alpha) for one z drawn from q, docs/theory.md (3); -inf for NaN.

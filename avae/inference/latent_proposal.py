@@ -101,8 +101,8 @@ def joint_loss(params: Params, transform: Transform) -> CompositeLoss:
 
     return CompositeLoss(
         predict=posed,
-        score=lambda x, u: 0.5 * jnp.sum(u[1] ** 2) - model.likelihood.log_prob(weights, x, u[0]),
-        curvature=lambda x, u: (model.likelihood.fisher(weights, u[0]), jnp.ones_like(u[1])),
+        score=lambda x, u: 0.5 * jnp.sum(u[1] ** 2) - model.log_prob(weights, x, u[0]),
+        curvature=lambda x, u: (model.fisher(weights, x, u[0]), jnp.ones_like(u[1])),
     )
 
 

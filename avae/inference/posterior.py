@@ -15,7 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from avae import settings
-from avae.checks import check_key, check_model, check_modes, images_for
+from avae.checks import check_key, images_for
+from avae.inference.checks import check_model, check_modes
 from avae.inference.importance import Bound, Problem, log_mean, weighted_poses
 from avae.inference.pose_proposal import Mixture, Modes, log_density, mixture
 from avae.model import Params
@@ -137,7 +138,7 @@ def pose_posterior(
     plan = settings.plan(params.model, search, family)
     wanted = len(family.lattice) if n_modes is None and family.dof == 0 else n_modes
     n_modes = check_modes(wanted, plan, family)
-    x = images_for(params, x)
+    params, x = images_for(params, x)
     return _posterior(params, x, key, n_samples, n_modes, plan, family, layout_of(x))
 
 

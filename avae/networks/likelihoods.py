@@ -1,8 +1,10 @@
 """Likelihoods: how the decoder's raw output explains pixels.
 
 A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
-whole VAE, of which it may own some (`init`). Its class attribute `normalised` says whether exp(log_prob) adds up to 1
-over all images: only then is there a bound on log p(x).
+whole VAE, of which it may own some (`init`). `log_prob` and `log_prob_raw` may take a fourth argument `weight`: how
+often each pixel counts, an array that broadcasts to x, or None for once each. Masks and missing pixels ask for it.
+The class attribute `normalised` says whether exp(log_prob) adds up to 1 over all images: only then is there a bound on
+log p(x).
 """
 
 import dataclasses
@@ -45,16 +47,18 @@ class Bernoulli:
         """Decoder output to pixel mean."""
         return jax.nn.sigmoid(raw)
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
         """Log p(x | mean) in nats, summed over pixels; for a mean that went through a warp."""
-        x, mean = x.ravel(), jnp.clip(mean.ravel(), self.floor, 1 - self.floor)
-        return total(x * jnp.log(mean) + (1 - x) * jnp.log(1 - mean))
+        counts, x = counted(x, weight), x.ravel()
+        mean = jnp.clip(mean.ravel(), self.floor, 1 - self.floor)
+        return total(x * jnp.log(mean) + (1 - x) * jnp.log(1 - mean), counts)
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same from logits, where no warp intervenes: exact for any logit."""
+        counts, x = counted(x, weight), x.ravel()
         limit = math.log1p(-self.floor) - math.log(self.floor)
-        x, logits = x.ravel(), jnp.clip(raw.ravel(), -limit, limit)
-        return total(x * logits - jax.nn.softplus(logits))
+        logits = jnp.clip(raw.ravel(), -limit, limit)
+        return total(x * logits - jax.nn.softplus(logits), counts)
 
     def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
         """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
@@ -78,18 +82,33 @@ class Bernoulli:
 class Gaussian:
     """Real pixels under N(raw output, scale^2), one scale for all pixels; normalising constant included.
 
+    Where images differ in brightness, each is x = g y + o + noise with y the mean, g ~ N(1, gain^2) and o ~ N(0,
+    offset^2) of its own, both integrated out in closed form:
+
+        log p(x | y) = log N(x; y, scale^2 I + gain^2 y y' + offset^2 1 1')
+
+    It remains the log of a density, so that bounds on log p(x) remain bounds. One g and one o hold for all channels. In
+    a `Model` with a background, g multiplies the contrast above it: x and y are both given less the background. What
+    `avae.align` reconstructs is y.
+
     Attributes:
       scale: standard deviation in pixel units, or None to learn it as one more weight (`log_scale`), as in the
         sigma-VAE (Rybkin et al. 2021).
+      gain: standard deviation of the factor g, about 1; 0 for images of one contrast.
+      offset: standard deviation of the level o, in pixel units; 0 for images of one level.
     """
 
     scale: float | None = None
+    gain: float = 0.0
+    offset: float = 0.0
 
     normalised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
             raise Mistake(f"gaussian expects scale > 0 or None (learned), got {self.scale}")
+        if not (0 <= self.gain < math.inf and 0 <= self.offset < math.inf):
+            raise Mistake(f"gaussian expects a finite gain and offset of at least 0, got {self.gain} and {self.offset}")
 
     def init(self) -> dict[str, Array]:
         """The log scale, where it is learned."""
@@ -99,15 +118,16 @@ class Gaussian:
         """The decoder's output is the mean."""
         return raw
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
-        """Log p(x | mean) in nats, summed over pixels."""
-        log_scale = self._log_scale(weights)
-        residual = (x - mean).ravel() * jnp.exp(-log_scale)
-        return -0.5 * matmul(residual, residual) - x.size * (log_scale + 0.5 * math.log(2 * math.pi))
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
+        """Log p(x | mean) in nats, summed over pixels; its constant counts those that do, each by its weight."""
+        if not (self.gain or self.offset):
+            return self._noise(weights, x, mean, weight)
+        g, o, price = self._brightness(weights, x, mean, weight)
+        return self._noise(weights, x, g * mean + o, weight) - price
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same: the raw output is the mean."""
-        return self.log_prob(weights, x, raw)
+        return self.log_prob(weights, x, raw, weight)
 
     def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
         """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
@@ -115,12 +135,50 @@ class Gaussian:
         return t, 0.5 * mean * t
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
-        """Fisher information of each pixel's mean: 1 / scale^2."""
+        """Fisher information of each pixel's mean under the noise alone: 1 / scale^2.
+
+        With the brightness g held at what is found a `Model` counts it g^2 times. To integrate g and o out takes
+        directions away from it: this is an upper bound of the curvature, with which Gauss-Newton steps are too short
+        rather than too long, and standard deviations of poses too small rather than too large.
+        """
         return jnp.broadcast_to(jnp.exp(-2 * self._log_scale(weights)), mean.shape)
 
     def check(self, x: Any) -> str | None:
         """Any finite image will do."""
         return None
+
+    def brightness(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> tuple[Array, Array]:
+        """Posterior means of g and o for one image x and its mean, both [*space, C]; 1 and 0 where there are none.
+
+        Of a model with a background, give both less the background.
+        """
+        return self._brightness(weights, x, mean, weight)[:2]
+
+    def _noise(self, weights: Weights, x: Array, mean: Array, weight: Array | None) -> Array:
+        """Log N(x; mean, scale^2 I)."""
+        log_scale, counts = self._log_scale(weights), counted(x, weight)
+        residual = (x - mean).ravel() * jnp.exp(-log_scale)
+        n = x.size if counts is None else jnp.sum(counts)
+        weighted = residual if counts is None else residual * counts
+        return -0.5 * matmul(weighted, residual) - n * (log_scale + 0.5 * math.log(2 * math.pi))
+
+    def _brightness(self, weights: Weights, x: Array, mean: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+        """The best g and o, and what integrating them out costs beside the noise about g mean + o, in nats.
+
+        Woodbury for two directions, `mean` and 1. The mean less its average over pixels is orthogonal to 1, so that
+        nothing is the small difference of large numbers: not log det, and not the noise at the best g and o.
+        """
+        precision = jnp.exp(-2 * self._log_scale(weights)) * (jnp.ones_like(x) if weight is None else weight)
+        w, y, r = jnp.broadcast_to(precision, x.shape).ravel(), mean.ravel(), (x - mean).ravel()
+        n = jnp.maximum(jnp.sum(w), jnp.finfo(w.dtype).tiny)
+        level, rest = matmul(w, y) / n, matmul(w, r) / n
+        centred = y - level
+        flat = 1 + self.offset**2 * n  # posterior precision of o, g known, over its prior's
+        steep = 1 + self.gain**2 * (matmul(w * centred, centred) + level**2 * n / flat)  # of g, o integrated out
+        u = self.gain * (matmul(w * centred, r) + level * rest * n / flat) / steep
+        v = self.offset * n * (rest - self.gain * u * level) / flat
+        price = 0.5 * (u**2 + v**2 + jnp.log(flat) + jnp.log(steep))
+        return 1 + self.gain * u, self.offset * v, price
 
     def _log_scale(self, weights: Weights) -> Array:
         return jnp.asarray(math.log(self.scale)) if self.scale is not None else weights["log_scale"]
@@ -157,13 +215,13 @@ class PaperLoss:
         """Decoder output to what is compared with the standardised image."""
         return jax.nn.sigmoid(raw)
 
-    def log_prob(self, weights: Weights, x: Array, mean: Array) -> Array:
+    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
         """Minus the squared error, summed over pixels."""
-        return -total((self._standardised(x) - mean.ravel()) ** 2)
+        return -total((self._standardised(x) - mean.ravel()) ** 2, counted(x, weight))
 
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array) -> Array:
+    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
         """The same from the decoder's output."""
-        return self.log_prob(weights, x, self.mean(raw))
+        return self.log_prob(weights, x, self.mean(raw), weight)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Curvature of the squared error: 2."""
@@ -173,10 +231,10 @@ class PaperLoss:
         """Any finite image will do."""
         return None
 
-    def floor(self, x: Array) -> Array:
+    def floor(self, x: Array, weight: Array | None = None) -> Array:
         """The squared error of one image x at the best output in [0, 1]: no model can pass it."""
         standardised = self._standardised(x)
-        return total((standardised - jnp.clip(standardised, 0, 1)) ** 2)
+        return total((standardised - jnp.clip(standardised, 0, 1)) ** 2, counted(x, weight))
 
     def _standardised(self, x: Array) -> Array:
         return (x.ravel() - self.centre) / self.spread
@@ -185,10 +243,15 @@ class PaperLoss:
 LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "paper": PaperLoss}
 
 
-def total(terms: Array) -> Array:
-    """The sum of flat `terms` [n], as a product with ones.
+def counted(x: Array, weight: Array | None) -> Array | None:
+    """How often each pixel of an image [*space, C] counts, flat [n]; None where all count once."""
+    return None if weight is None else jnp.broadcast_to(weight, x.shape).ravel()
+
+
+def total(terms: Array, counts: Array | None = None) -> Array:
+    """The sum of flat `terms` [n], as a product with ones, or with `counts` [n].
 
     XLA on a CPU computes what goes into a sum one number at a time, but what goes into a product in vectors: 26 times
     faster for the logarithms of a batch of digits.
     """
-    return matmul(terms, jnp.ones_like(terms))
+    return matmul(terms, jnp.ones_like(terms) if counts is None else counts)

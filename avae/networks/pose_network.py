@@ -9,9 +9,11 @@ round as the family does: digits that are explained at two orientations keep bot
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 
 from avae.networks.vae import Dense, Weights, block_means
@@ -77,3 +79,26 @@ class PoseNetwork:
     def _network(self, transform: Transform) -> Dense:
         n_bins = len(transform.lattice) if transform.dof == 0 else self.n_bins
         return Dense((*self.hidden, n_bins * (1 + transform.dof)))
+
+
+class Beside(struct.PyTreeNode):
+    """Weights of any pytree, with those of a pose network beside them; it behaves as the pytree itself does."""
+
+    own: Any
+    pose_network: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.own[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """That of weights that can be called, as modules of some libraries can."""
+        return self.own(*args, **options)

@@ -164,7 +164,7 @@ class Dense(nn.Module):
         return nn.Dense(self.widths[-1])(h)
 
 
-def block_means(x: Array, factor: int) -> Array:
+def block_means(x: Any, factor: int) -> Any:
     """An image [*space, C] at a `factor`-th of its resolution: means over blocks of `factor` pixels a side."""
     *space, channels = x.shape
     blocks = [size for side in space for size in (side // factor, factor)]

@@ -23,8 +23,8 @@ import jax
 import jinja2
 from matplotlib.figure import Figure
 
-from avae.config import Experiment
 from avae.evaluation.evaluate import Results
+from avae.experiment import Experiment
 from avae.report import figures, pictures, pose_figures
 from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
 from avae.runtime.files import write_whole

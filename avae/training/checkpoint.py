@@ -13,7 +13,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from avae.config import Experiment
+from avae.experiment import Experiment
 from avae.model import Params
 from avae.runtime import devices, root_logger
 from avae.runtime.files import expanded

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
@@ -73,7 +74,8 @@ def distill(
             f"{steps}, {batch_size} and {learning_rate}"
         )
     model = dataclasses.replace(params.model, pose_network=pose_network)
-    x = check_images(x, model)
+    checked = check_images(x, model)
+    x = x if isinstance(x, np.ma.MaskedArray) else checked  # `align` takes masked arrays, too
     parts = [x[i : i + SEARCHED] for i in range(0, len(x), SEARCHED)]
     canonical = jnp.concatenate([align(params, part, search=search).canonical for part in parts])
     init_key, steps_key = jax.random.split(key)

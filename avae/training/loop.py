@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from avae.checks import check_images
-from avae.config import Experiment
 from avae.data import dataset as data
+from avae.experiment import Experiment
 from avae.model import Params
 from avae.runtime import devices
 from avae.training import run_folder
@@ -60,13 +60,16 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
             run_folder.claim(workdir, config)
 
     with run_folder.held(workdir), Checkpoints(workdir, train.keep_last, train.keep_best) as checkpoints:
+        experiment = run_folder.with_background(workdir, experiment)
         state = devices.replicate(init_state(experiment))
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first >= total:
             claim()
             return trained(state, experiment)
-        with contextlib.closing(data.batches(_training_images(experiment), order, first, total)) as batches:
+        images, experiment = _training_images(experiment)
+        state = state.replace(params=state.params.replace(model=experiment.model))
+        with contextlib.closing(data.batches(images, order, first, total)) as batches:
             batches = itertools.chain([next(batches)], batches)
             claim()
             run_folder.keep_data(workdir, experiment.data)
@@ -76,15 +79,15 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
     return trained(state, experiment)
 
 
-def _training_images(experiment: Experiment) -> Any:
-    """The training images; checks that these and the test images go with the model."""
+def _training_images(experiment: Experiment) -> tuple[Any, Experiment]:
+    """The training images, and the experiment with their background; checks that all images go with it."""
     splits, name = data.load(experiment.data), experiment.data.name
     train, test = splits.train.images, splits.test.images
     some = train[np.arange(min(len(train), 512))]
     check_images(some, experiment.model, name=f"data.name: training images of {name}")
     for part, extremes in (("training", data.extremes(train)), ("test", data.extremes(test))):
         check_images(extremes, experiment.model, name=f"data.name: {part} images of {name}")
-    return train
+    return train, experiment.with_background(splits.background)
 
 
 def _steps(

@@ -1,7 +1,8 @@
 """The folder of a run: who may write into it, what it is a run of, and on which data.
 
 workdir/config.json   what the run is; a folder belongs to one config
-workdir/data.json     a fingerprint of the data that it was trained on
+workdir/data.json     a fingerprint of the data that it was trained on, and their background
+workdir/mask.npy      a copy of the mask, where the config names a file
 workdir/lock          held by the job that trains in the folder; says which
 """
 
@@ -17,14 +18,16 @@ from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
-from avae.config import Experiment, complete, experiment
+from avae.config import complete, experiment
 from avae.data import sources
-from avae.data.dataset import Data
+from avae.data.described import AUTO, Data
+from avae.experiment import Experiment
 from avae.runtime import devices
 from avae.runtime.files import expanded, write_whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.nested import flatten, plain
 from avae.training.versions import VERSION, migrate, removed
+from avae.transforms.background import levels
 
 try:
     import fcntl
@@ -46,8 +49,24 @@ def load_experiment(workdir: str | os.PathLike[str], data: str | os.PathLike[str
     Raises:
       Mistake: if there is none, or it cannot be read.
     """
-    config = complete(migrate(_saved(expanded(workdir))))
-    return experiment(config if data is None else config | {"data": config["data"] | {"name": os.fspath(data)}})
+    workdir = expanded(workdir)
+    config = complete(migrate(_saved(workdir)))
+    if data is not None:
+        config |= {"data": config["data"] | {"name": os.fspath(data)}}
+    if (mask := workdir / "mask.npy").exists():
+        config |= {"likelihood": config["likelihood"] | {"mask": str(mask)}}
+    return with_background(workdir, experiment(config))
+
+
+def with_background(workdir: pathlib.Path, experiment: Experiment) -> Experiment:
+    """The experiment with the background of the run in `workdir`, where it is known and the experiment's is "auto"."""
+    if (path := workdir / "config.json").exists():
+        kept = migrate(plain(_json(path))).get("data", {}).get("background", AUTO)
+        if kept == AUTO and (path := workdir / "data.json").exists():
+            kept = plain(_json(path)).get("background", AUTO)
+        if kept != AUTO:
+            return experiment.with_background(levels(kept))
+    return experiment
 
 
 def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None:
@@ -60,7 +79,8 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
         return
     saved = _saved(workdir)
     there, here = flatten(_absolute(complete(migrate(saved)))) | removed(saved), flatten(_described(config))
-    free = FREE + (("data.name",) if (workdir / "data.json").exists() else ())  # known by more than its name
+    free = FREE + (("data.background",) if here["data.background"] == AUTO else ())  # that of the run is taken
+    free += ("data.name",) if (workdir / "data.json").exists() else ()  # known by more than its name
     changed = [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
         for name in sorted(there.keys() | here.keys())
@@ -71,6 +91,9 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
             f"{workdir} holds a run of another config ({'; '.join(changed)}); "
             "choose another --workdir, or remove this one"
         )
+    mask, kept = _mask_file(_described(config)), workdir / "mask.npy"
+    if mask and kept.exists() and mask.read_bytes() != kept.read_bytes():
+        raise Mistake(f"likelihood.mask: {mask} is not what the run was trained with, of which {kept} is a copy")
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None:
@@ -80,10 +103,13 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
       Mistake: as `check`, or if the processes do not see the same folder.
     """
     check(workdir, config)
+    described = _described(config)
 
     def write() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(workdir / "config.json", json.dumps({"version": VERSION} | _described(config), indent=2) + "\n")
+        if (mask := _mask_file(described)) and not (kept := workdir / "mask.npy").exists():
+            write_whole(kept, mask.read_bytes())
+        write_whole(workdir / "config.json", json.dumps({"version": VERSION} | described, indent=2) + "\n")
 
     devices.in_first_process(write)
     if not (workdir / "config.json").exists():
@@ -106,7 +132,7 @@ def keep_data(workdir: pathlib.Path, data: Data) -> None:
       Mistake: as `check_data`.
     """
     found, path = sources.fingerprint(data.name, dim=data.transform.dim), workdir / "data.json"
-    content = {"name": _absolute_name(data.name), "fingerprint": found}
+    content = {"name": _absolute_name(data.name), "fingerprint": found, "background": data.background}
     # The first process decides: whether the file is there may look different to each of them at this moment.
     devices.in_first_process(lambda: path.exists() or write_whole(path, json.dumps(content, indent=2) + "\n"))
     _compare(workdir, data, found)
@@ -203,7 +229,15 @@ def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
-    return config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+    config = config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+    mask = _mask_file(config)
+    return config | {"likelihood": config["likelihood"] | {"mask": str(mask)}} if mask else config
+
+
+def _mask_file(config: Mapping[str, Any]) -> pathlib.Path | None:
+    """The file that a complete config names as its mask, if it does."""
+    name = config["likelihood"]["mask"]
+    return None if name in (None, "disc") else pathlib.Path(os.path.abspath(expanded(name)))
 
 
 def _absolute_name(name: str) -> str:

@@ -15,8 +15,8 @@ from flax import struct
 from jax import Array
 
 from avae.align import search_one
-from avae.config import Experiment, Train
 from avae.data.dataset import factors, repose
+from avae.experiment import Experiment, Train
 from avae.generate import init
 from avae.model import Params
 from avae.objective import Terms, batch_terms, pose_loss, twin_loss
@@ -100,7 +100,7 @@ def train_step(
     if experiment.data.pose == "fresh":
         poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
         stretches = factors(experiment.data, images.shape[0], stretch_key)
-        images = repose(images, poses, experiment.data.transform, stretches)
+        images = repose(images, poses, experiment.data.transform, stretches, experiment.model.background)
 
     params = state.params.in_precision(experiment.train.precision)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, Layout(shards), index)

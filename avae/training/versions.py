@@ -38,6 +38,8 @@ def migrate(config: Any) -> dict[str, Any]:
     if version == 0:
         for section in ("search", "train.search"):
             config = _with_new_search(config, section)
+    if isinstance(data := config.get("data"), Mapping):
+        config = {**config, "data": {"background": 0.0, **data}}  # what older versions filled with
     return dict(config)
 
 

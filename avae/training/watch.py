@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from avae.config import Train
+from avae.experiment import Train
 from avae.runtime.devices import first_process
 from avae.runtime.files import write_whole
 from avae.runtime.progress import Progress

@@ -6,8 +6,9 @@ A `matrix` [d, d+1] is a *pull map*: it takes an output position to the input po
 
 in normalised coordinates: the origin is the centre of the frame, one unit is half its *shorter* side on
 every axis (so that a rotation never shears), and the order is x, y(, z) although arrays are stored
-[(D,) H, W, C]. Values between pixels are interpolated linearly, outside the frame they are zero. On square
-images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False` and zero padding.
+[(D,) H, W, C]. Values between pixels are interpolated linearly, outside the frame they are those of the
+background, by default zero. On square images that is PyTorch's `affine_grid` + `grid_sample` with
+`align_corners=False` and zero padding.
 
              -1    x    +1
            -1 +---------+
@@ -16,6 +17,7 @@ images this is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False
            +1 +---------+
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -28,24 +30,26 @@ from jax.typing import ArrayLike
 
 from avae.runtime.devices import local
 from avae.runtime.mistake import Mistake
+from avae.transforms.background import check_channels, levels
 
-MARGIN = 2  # pixels of zeros all round: as many as one position reads along an axis
+MARGIN = 2  # pixels of background all round: as many as one position reads along an axis
 
 
-def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
-    """Pulls images through affine maps: `out(p) = x(A p + t)`, zeros outside.
+def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 0.0) -> Array:
+    """Pulls images through affine maps: `out(p) = x(A p + t)`, the background outside.
 
     Args:
       x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
       matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. It may mirror.
+      background: the level outside of the images; one number, or one per channel.
 
     Returns:
       The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
       a position falls exactly on a pixel the derivative is the right-hand one.
 
     Raises:
-      Mistake: if the ranks of `x` and `matrix` do not belong together, or a matrix is not finite or singular; its
-        values cannot be checked under a trace.
+      Mistake: if the ranks of `x` and `matrix` do not belong together, a matrix is not finite or singular (its values
+        cannot be checked under a trace), or the background has not one level per channel.
     """
     x, matrix = jnp.asarray(x), jnp.asarray(matrix)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -61,23 +65,34 @@ def warp(x: ArrayLike, matrix: ArrayLike) -> Array:
         )
     if matrix.ndim == 3 and matrix.shape[0] != x.shape[0]:
         raise Mistake(f"warp expects one matrix per image, got {matrix.shape[0]} matrices for {x.shape[0]} images")
+    outside = levels(background)
+    check_channels(outside, x.shape[-1])
     if not isinstance(matrix, Tracer):
         _check_matrices(local(matrix).astype(np.float64).reshape(-1, rows, rows + 1))
     if not batched:
-        return warp_one(x, matrix)
-    return jax.vmap(warp_one, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
+        return warp_one(x, matrix, outside=outside)
+    each = functools.partial(warp_one, outside=outside)
+    return jax.vmap(each, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
 
 
-def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None, *, on_grid: bool = False) -> Array:
+def warp_one(
+    x: Array,
+    matrix: Array,
+    out: tuple[int, ...] | None = None,
+    *,
+    outside: tuple[float, ...] = (0.0,),
+    on_grid: bool = False,
+) -> Array:
     """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`.
 
     The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
+    `outside` is the level of each channel outside of `x`, or of all.
     `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
     The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
     pixels, where the identity sits.
     """
     *space, channels = x.shape
-    pixels = jnp.pad(x, [(MARGIN, MARGIN)] * len(space) + [(0, 0)])  # zeros to read where a position falls outside
+    pixels = _with_margin(x, outside)  # to read where a position falls outside
     strides = [math.prod(pixels.shape[axis + 1 : -1]) for axis in range(len(space))]
     pixels = pixels.reshape(-1, channels)
     positions = _positions(matrix, space, out or space)
@@ -92,6 +107,16 @@ def warp_one(x: Array, matrix: Array, out: tuple[int, ...] | None = None, *, on_
         return between(axis + 1, index) * (1 - f) + between(axis + 1, index + strides[axis]) * f
 
     return between(0, _index(cells, space, strides)).astype(x.dtype)
+
+
+def _with_margin(x: Array, outside: tuple[float, ...]) -> Array:
+    """`x` [*space, C] with pixels of the level `outside` all round; those of `x` are untouched."""
+    widths = [(MARGIN, MARGIN)] * (x.ndim - 1) + [(0, 0)]
+    pixels = jnp.pad(x, widths)
+    if not any(outside):
+        return pixels
+    inside = np.pad(np.ones((*x.shape[:-1], 1), bool), widths)
+    return jnp.where(inside, pixels, jnp.broadcast_to(jnp.asarray(outside, x.dtype), pixels.shape))
 
 
 def invert(matrix: Array) -> Array:
