@@ -66,7 +66,8 @@ def survey(loss: Loss, x: Any, alpha: Array) -> Poses:
     slide = getattr(loss, "slide", None)
     if slide is None:
         return score(loss, x, alpha)
-    return Poses(*in_turn(slide(x), alpha, x), jnp.arange(len(alpha)))
+    slid, losses = in_turn(slide(x), alpha, x)
+    return Poses(slid, losses, jnp.arange(len(alpha)))
 
 
 def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: bool) -> tuple[Poses, Array]:
@@ -83,11 +84,8 @@ def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: b
     alpha = survey(loss, x, few.alpha).alpha if slid else few.alpha
     losses = score(loss, x, jnp.concatenate([alpha, identity])).loss
     twice = (few.start == 0).any() & (not slid)  # the identity is among the best already
-    again = Poses(
-        jnp.concatenate([alpha, identity]),
-        jnp.where(twice, losses.at[-1].set(jnp.inf), losses),
-        jnp.append(few.start, 0),
-    )
+    counted = jnp.where(twice, losses.at[-1].set(jnp.inf), losses)
+    again = Poses(jnp.concatenate([alpha, identity]), counted, jnp.append(few.start, 0))
     return best(again, min(k, len(scores.loss))), losses[-1]
 
 

@@ -6,7 +6,7 @@ The input is brought to the canonical frame, encoded and decoded there, and the 
 and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +16,12 @@ from jax.typing import ArrayLike
 
 from avae.checks import check_key, check_poses, images_for
 from avae.model import Params
-from avae.networks.vae import Posterior
+from avae.networks.vae import Posterior, gaussian_kl
 from avae.runtime.devices import hiding_axes, is_explicit
 from avae.settings import Plan
+from avae.slide import can_slide, slide
 from avae.solvers import CompositeLoss, linearise, standard_deviation
 from avae.transforms import Transform
-from avae.transforms.correlation import correlate, peak
 from avae.transforms.frame import Frame
 
 
@@ -163,41 +163,8 @@ def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float 
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction, block).weighted(beta),
         curvature=lambda x, prediction: fisher(params, x, prediction, beta),
-        slide=(lambda x: slide(params, x, transform, block, beta)) if can_slide(params.model, transform) else None,
+        slide=functools.partial(slide, params, transform, block, beta) if can_slide(params, transform) else None,
     )
-
-
-def slide(
-    params: Params, x: Array, transform: Transform, block: int = 1, beta: float = 1.0
-) -> Callable[[Array], tuple[Array, Array]]:
-    """The function alpha -> alpha at the shift that suits x best, and J there, but for resampling; one example.
-
-    z and the picture are those of alpha; the picture is compared at all whole shifts at once. With natural parameters t
-    and log partitions a, log p(x | picture) = sum x t - a: a correlation with x, and one with the frame.
-    """
-    model, unit = params.model, 2 / min(x.shape[:-1])
-    reach = int(transform.max_shift / unit)  # pixels
-    likelihood, frame = model.likelihood, jnp.ones_like(x)
-    against_x, against_frame = correlate(x, reach), correlate(frame, reach)
-    empty = jnp.zeros_like(x)
-    t_0, a_0 = likelihood.natural(params.weights, empty)
-    nothing = likelihood.log_prob(params.weights, x, empty)
-
-    def best(alpha: Array) -> tuple[Array, Array]:
-        posterior = model.encode(params.weights, model.to_canonical(x, transform, alpha))
-        centred = alpha.at[-transform.shifts :].set(0.0)
-        picture = model.from_canonical(model.decode(params.weights, posterior.mu), transform, centred, x.shape[:-1])
-        t, a = likelihood.natural(params.weights, picture)
-        shift, gain = peak(against_x(t - t_0) - against_frame(a - a_0))
-        moved = transform.project(alpha.at[-transform.shifts :].set(shift.astype(alpha.dtype) * unit))
-        return moved, beta * gaussian_kl(posterior) - block * (nothing + gain)
-
-    return best
-
-
-def can_slide(model: Any, transform: Transform) -> bool:
-    """Whether a picture is compared with an image at all shifts at once: for exponential families of pixels."""
-    return transform.shifts > 0 and hasattr(model.likelihood, "natural")
 
 
 def twin_loss(
@@ -248,11 +215,6 @@ def latent(posterior: Posterior, key: Array | None) -> Array:
     return posterior.mu + jnp.exp(0.5 * posterior.logvar) * jax.random.normal(
         key, posterior.mu.shape, posterior.mu.dtype
     )
-
-
-def gaussian_kl(posterior: Posterior) -> Array:
-    """KL(N(mu, sigma^2) || N(0, I)) in nats (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * jnp.sum(posterior.mu**2 + jnp.exp(posterior.logvar) - posterior.logvar - 1)
 
 
 def _terms(reconstruction: Array, posterior: Posterior) -> Terms:

@@ -15,7 +15,7 @@ from avae.config import default, experiment
 from avae.data import dataset as data
 from avae.inference.checks import check_likelihood
 from avae.inference.importance import log_mean
-from avae.networks.likelihoods import PaperLoss
+from avae.networks.paper_loss import PaperLoss
 from avae.objective import batch_terms
 from avae.settings import plan
 from avae.training import loop, run_folder

@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 import avae
 from avae.config import default, experiment
-from avae.networks.likelihoods import PaperLoss
+from avae.networks.paper_loss import PaperLoss
 from avae.training.step import init_state, train_step
 from avae.transforms.warp import compose, invert
 

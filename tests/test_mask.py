@@ -15,8 +15,8 @@ from test_background import DEGREES, grey as grey
 import avae
 from avae.config import complete, experiment
 from avae.inference.checks import check_likelihood
-from avae.networks.likelihoods import PaperLoss
 from avae.networks.mask import observed, present_means
+from avae.networks.paper_loss import PaperLoss
 from avae.networks.vae import block_means
 from avae.objective import pose_loss
 from avae.solvers import linearise

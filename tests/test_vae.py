@@ -10,7 +10,7 @@ import pytest
 import avae
 from avae.data.dataset import Data, load
 from avae.networks.convolution import convolve_volume, depth_to_space
-from avae.networks.likelihoods import PaperLoss
+from avae.networks.paper_loss import PaperLoss
 from avae.networks.vae import block_means
 
 NETWORKS = [

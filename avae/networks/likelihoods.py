@@ -60,10 +60,19 @@ class Bernoulli:
         logits = jnp.clip(raw.ravel(), -limit, limit)
         return total(x * logits - jax.nn.softplus(logits), counts)
 
-    def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
-        """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
-        mean = jnp.clip(mean, self.floor, 1 - self.floor)
-        return jnp.log(mean) - jnp.log(1 - mean), -jnp.log(1 - mean)
+    def natural(self, weights: Weights, mean: Array, level: Array) -> tuple[Array, Array]:
+        """T and a, shaped as the mean, less those of `level`: log p(x | mean) - log p(x | level) = sum x t - a."""
+        at = lambda m: (jax.scipy.special.logit(m), -jnp.log1p(-m))  # noqa: E731
+        (t, a), (t_0, a_0) = (at(jnp.clip(m, self.floor, 1 - self.floor)) for m in (mean, level))
+        return t - t_0, a - a_0
+
+    def contrast(self, x: Array, level: Array, weight: Array) -> Array:
+        """The x of `natural`."""
+        return x
+
+    def gained(self, along: Array, across: Array) -> Array:
+        """Log p(x | mean) - log p(x | level) at every shift, from the sums of x t and of a there."""
+        return along - across
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean: 1 / m (1 - m); 0 where the clamp makes the likelihood flat."""
@@ -129,10 +138,24 @@ class Gaussian:
         """The same: the raw output is the mean."""
         return self.log_prob(weights, x, raw, weight)
 
-    def natural(self, weights: Weights, mean: Array) -> tuple[Array, Array]:
-        """t and a, shaped as the mean, in log p(x | mean) = sum x t - a + what does not depend on the mean."""
-        t = mean * jnp.exp(-2 * self._log_scale(weights))
-        return t, 0.5 * mean * t
+    def natural(self, weights: Weights, mean: Array, level: Array) -> tuple[Array, Array]:
+        """As that of `Bernoulli`, for images and means above the `level`; where each has an offset, above their own."""
+        y = mean - level
+        y = y - jnp.mean(y) if self.offset else y
+        t = y * jnp.exp(-2 * self._log_scale(weights))
+        return t, 0.5 * y * t
+
+    def contrast(self, x: Array, level: Array, weight: Array) -> Array:
+        """The x of `natural`."""
+        x = x - level
+        return x - jnp.sum(weight * x) / jnp.sum(weight) if self.offset else x
+
+    def gained(self, along: Array, across: Array) -> Array:
+        """As that of `Bernoulli`; where images differ in gain, at the gain that suits each shift, a little above it."""
+        if not self.gain:
+            return along - across
+        prior = self.gain**-2
+        return 0.5 * ((along + prior) ** 2 / (2 * across + prior) - prior)
 
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean under the noise alone: 1 / scale^2.
@@ -182,65 +205,6 @@ class Gaussian:
 
     def _log_scale(self, weights: Weights) -> Array:
         return jnp.asarray(math.log(self.scale)) if self.scale is not None else weights["log_scale"]
-
-
-@dataclasses.dataclass(frozen=True)
-class PaperLoss:
-    """The loss of the code published with the paper: a squared error, and no likelihood. For comparison with its table.
-
-    Images in [0, 1] are standardised by the mean and the deviation of MNIST's pixels; the decoder's sigmoid is in
-    [0, 1] and is compared with them, though a background of -0.42 and strokes of up to 2.82 are out of its reach.
-    Hence a `floor` that no model can pass: 515.1 in the paper's frame of 40x40 pixels. It has no variance, so that no
-    bound on log p(x) comes from it, and its sum with the KL is not in nats.
-
-    Attributes:
-      centre: mean of the pixels.
-      spread: their standard deviation.
-    """
-
-    centre: float = 0.1307
-    spread: float = 0.3081
-
-    normalised: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise Mistake(f"the paper's loss expects spread > 0, got {self.spread}")
-
-    def init(self) -> dict[str, Array]:
-        """No weights of its own."""
-        return {}
-
-    def mean(self, raw: Array) -> Array:
-        """Decoder output to what is compared with the standardised image."""
-        return jax.nn.sigmoid(raw)
-
-    def log_prob(self, weights: Weights, x: Array, mean: Array, weight: Array | None = None) -> Array:
-        """Minus the squared error, summed over pixels."""
-        return -total((self._standardised(x) - mean.ravel()) ** 2, counted(x, weight))
-
-    def log_prob_raw(self, weights: Weights, x: Array, raw: Array, weight: Array | None = None) -> Array:
-        """The same from the decoder's output."""
-        return self.log_prob(weights, x, self.mean(raw), weight)
-
-    def fisher(self, weights: Weights, mean: Array) -> Array:
-        """Curvature of the squared error: 2."""
-        return jnp.full_like(mean, 2.0)
-
-    def check(self, x: Any) -> str | None:
-        """Any finite image will do."""
-        return None
-
-    def floor(self, x: Array, weight: Array | None = None) -> Array:
-        """The squared error of one image x at the best output in [0, 1]: no model can pass it."""
-        standardised = self._standardised(x)
-        return total((standardised - jnp.clip(standardised, 0, 1)) ** 2, counted(x, weight))
-
-    def _standardised(self, x: Array) -> Array:
-        return (x.ravel() - self.centre) / self.spread
-
-
-LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "paper": PaperLoss}
 
 
 def counted(x: Array, weight: Array | None) -> Array | None:

@@ -15,13 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from avae.networks.convolution import ConvDecoder, ConvEncoder
-from avae.networks.likelihoods import (
-    LIKELIHOODS as LIKELIHOODS,
-    Bernoulli as Bernoulli,
-    Gaussian as Gaussian,
-    PaperLoss as PaperLoss,
-    Weights as Weights,
-)
+from avae.networks.likelihoods import Bernoulli as Bernoulli, Gaussian as Gaussian, Weights as Weights
+from avae.networks.paper_loss import PaperLoss as PaperLoss
 from avae.runtime.mistake import Mistake
 
 
@@ -148,6 +143,7 @@ class Conv:
         return _array(self._decoder.apply({"params": weights["decoder"]}, z))
 
 
+LIKELIHOODS: dict[str, Any] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "paper": PaperLoss}
 NETWORKS: dict[str, Any] = {"mlp": MLP, "conv": Conv}
 
 
@@ -169,6 +165,11 @@ def block_means(x: Any, factor: int) -> Any:
     *space, channels = x.shape
     blocks = [size for side in space for size in (side // factor, factor)]
     return x.reshape(*blocks, channels).mean(axis=tuple(range(1, 2 * len(space), 2)))
+
+
+def gaussian_kl(posterior: Posterior) -> Array:
+    """KL(N(mu, sigma^2) || N(0, I)) in nats (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * jnp.sum(posterior.mu**2 + jnp.exp(posterior.logvar) - posterior.logvar - 1)
 
 
 def _init_pair(key: Array, encoder: nn.Module, decoder: nn.Module, x: tuple[int, ...], latent: int) -> Weights:

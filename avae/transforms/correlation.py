@@ -1,11 +1,14 @@
 """All shifts of a picture at once: cross-correlation by FFT, and the peak between its pixels. One example at a time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.fft import next_fast_len
+
+from avae.runtime.products import matmul
 
 
 def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
@@ -15,7 +18,7 @@ def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
     of the images. The transform of x is computed once, that of each y when it comes.
     """
     space, axes = x.shape[:-1], tuple(range(x.ndim - 1))
-    sides = [next_fast_len(side + reach, real=True) for side in space]  # so much that nothing comes round
+    sides: Any = [next_fast_len(side + reach, real=True) for side in space]  # so much that nothing comes round
     spectrum = jnp.fft.rfftn(x, sides, axes)
     window = np.ix_(*[np.arange(-reach, reach + 1) % side for side in sides])
 
@@ -24,6 +27,20 @@ def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
         return jnp.fft.irfftn(product, sides, axes)[window]
 
     return against
+
+
+def sums_inside(reach: int, space: tuple[int, ...]) -> Callable[[Array], Array]:
+    """`correlate` with an image of ones of shape `space`: for each shift, the sum of what stays in the frame."""
+    shifts = np.arange(-reach, reach + 1)[:, None]
+    stays = [np.abs(np.arange(side) + shifts - (side - 1) / 2) < side / 2 for side in space]
+
+    def sums(y: Array) -> Array:
+        total = jnp.sum(y, axis=-1)
+        for axis, inside in enumerate(stays):
+            total = jnp.moveaxis(matmul(jnp.moveaxis(total, axis, -1), jnp.asarray(inside.T, y.dtype)), -1, axis)
+        return total
+
+    return sums
 
 
 def peak(scores: Array) -> tuple[Array, Array]:

@@ -31,8 +31,7 @@ class Transform:
     Attributes:
       dim: spatial dimension of the data, 2 or 3.
       on_grid: whether every pose takes pixels to pixels (quarter turns do), so that nothing is interpolated.
-      shifts: how many of the last entries of alpha are a shift, `dim` or 0: a point of the input in half-widths, in a
-        box of half-width `max_shift`, and the last column of the pull map.
+      shifts: how many of the last entries of alpha, `dim` or 0, are the last column of the pull map; of a box then.
     """
 
     dim: ClassVar[int]

@@ -47,6 +47,11 @@ class Mirrored(Transform):
         return self.family.on_grid
 
     @property
+    def shifts(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the family: the last column of the pull map is its own."""
+        return self.family.shifts
+
+    @property
     def factors(self) -> tuple[Any, ...]:
         """Two elements, and the factors of the family."""
         return (Elements(2), *self.family.factors)

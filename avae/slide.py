@@ -1,0 +1,65 @@
+"""The shift of a pose found at once: a decoded picture is compared with an image at every shift, by FFT.
+
+The shift is the one part of a pose along which J is a correlation. Pixels of an exponential family with natural
+parameters t(y) and log partitions a(y) give log p(x | y) = sum_p x_p t(y_p) - a(y_p), up to what y does not change, so
+that a picture y moved by s costs a look at one entry of two cross-correlations (Kuglin & Hines 1975, for the square).
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from avae.model import Params
+from avae.networks.vae import gaussian_kl
+from avae.transforms import Transform
+from avae.transforms.correlation import correlate, peak
+
+
+def slide(
+    params: Params, transform: Transform, block: int, beta: float, x: Array
+) -> Callable[[Array], tuple[Array, Array]]:
+    """The function alpha -> alpha at the shift that suits x best, and J there but for resampling; for one example.
+
+    z and the picture are those of alpha, as it comes: the encoder has not seen the image at its new shift.
+
+    Args:
+      params: the model.
+      transform: a family with shifts.
+      block: how often each pixel counts.
+      beta: how often the KL does.
+      x: an image [*space, C].
+    """
+    model, weights, unit = params.model, params.weights, 2 / min(x.shape[:-1])
+    reach = int(_farthest(transform) / unit)  # pixels
+    pixels, masked = model.observed(x)
+    counts = jnp.broadcast_to(jnp.ones((), x.dtype) if masked is None else masked, x.shape)
+    level = jnp.broadcast_to(jnp.asarray(model.background, x.dtype), x.shape)
+    nothing = model.log_prob(weights, x, level)
+    along, across = (
+        correlate(counts * model.likelihood.contrast(pixels, level, counts), reach),
+        correlate(counts, reach),
+    )
+
+    def best(alpha: Array) -> tuple[Array, Array]:
+        posterior = model.encode(weights, model.to_canonical(x, transform, alpha))
+        centred = alpha.at[-transform.shifts :].set(0.0)
+        picture = model.from_canonical(model.decode(weights, posterior.mu), transform, centred, x.shape[:-1])
+        t, a = model.likelihood.natural(weights, picture, level)
+        shift, gained = peak(model.likelihood.gained(along(t), across(a)))
+        moved = transform.project(alpha.at[-transform.shifts :].set(shift.astype(alpha.dtype) * unit))
+        return moved, beta * gaussian_kl(posterior) - block * (nothing + gained)
+
+    return best
+
+
+def can_slide(params: Params, transform: Transform) -> bool:
+    """Whether the family has shifts of a pixel or more, and the likelihood is one that a correlation gives."""
+    shape = params.model.image_shape
+    reaches = transform.shifts > 0 and (shape is None or _farthest(transform) * min(shape[:-1]) >= 2)
+    return reaches and hasattr(params.model.likelihood, "natural")
+
+
+def _farthest(transform: Transform) -> float:
+    """The largest shift along an axis, in half-widths."""
+    return transform.factors[-1].half[-1]
