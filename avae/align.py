@@ -63,11 +63,14 @@ def score(loss: Loss, x: Any, alpha: Array) -> Poses:
 
 def survey(loss: Loss, x: Any, alpha: Array) -> Poses:
     """`score`, each pose at the shift that suits it best where the loss can tell."""
-    slide = getattr(loss, "slide", None)
-    if slide is None:
+    if not _slides(loss):
         return score(loss, x, alpha)
-    slid, losses = in_turn(slide(x), alpha, x)
+    slid, losses = in_turn(loss.slide(x), alpha, x)
     return Poses(slid, losses, jnp.arange(len(alpha)))
+
+
+def _slides(loss: Loss) -> bool:
+    return getattr(loss, "slide", None) is not None
 
 
 def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: bool) -> tuple[Poses, Array]:
@@ -77,7 +80,7 @@ def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: b
     scored again by J, so that the search never makes an aligned input worse. So are poses that were slid, which the
     encoder has not seen at their new shift; they slide once more before.
     """
-    slid = getattr(loss, "slide", None) is not None
+    slid = _slides(loss)
     if not by_twin and not slid:
         return best(scores, k), scores.loss[0]
     few = best(scores, 3 * k)
@@ -97,7 +100,7 @@ def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tup
     cells = jax.tree.map(lambda leaf: leaf[:, None], kept)  # [k, 1, ...]
     for n in n_local if family.dof else ():
         centre = jax.vmap(lambda poses: best(poses, 1))(cells)
-        steps = spread(n + 1, family.dof)[1:] * family.cell(n_cells)[None]
+        steps = spread(n + 1, family.dof)[1:] * family.cell(n_cells, not _slides(loss))[None]
         move = jax.vmap(jax.vmap(lambda pose, step: family.project(family.retract(pose, step)), (None, 0)), (0, None))
         alpha = move(centre.alpha[:, 0], steps)  # [k, n, size]
         losses = score(loss, x, alpha.reshape(-1, family.size)).loss.reshape(-1, n)

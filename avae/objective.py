@@ -176,14 +176,20 @@ def twin_loss(
     return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), params.model.reduce(x, factor)
 
 
+def strata(params: Params, family: Transform, n: int, key: Array | None) -> Array:
+    """Starts [n, size], the same for all examples, the identity first; without shifts where these are found at once."""
+    starts = family.starts(n, key)
+    return jax.vmap(family.centred)(starts) if can_slide(params, family) else starts
+
+
 def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key: Array | None) -> tuple[Array, int]:
     """Starts [n, size], the identity first, and the number of cells into which they divide the family.
 
-    Strata, the same for all examples; or those that the pose network proposes for x.
+    `strata`; or those that the pose network proposes for x.
     """
     network, n = params.model.pose_network, plan.search.n_starts
     if not plan.proposed:
-        starts = family.starts(n, key)
+        starts = strata(params, family, n, key)
         return starts, len(starts)
     proposed = network.propose(params.pose_weights, params.model.observed(x)[0], n - 1, family)
     return jnp.concatenate([family.identity[None], proposed]), network.n_bins

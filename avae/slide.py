@@ -13,7 +13,7 @@ from jax import Array
 from avae.model import Params
 from avae.networks.vae import gaussian_kl
 from avae.transforms import Transform
-from avae.transforms.correlation import correlate, peak
+from avae.transforms.correlation import correlate, peak, sums_inside
 
 
 def slide(
@@ -36,14 +36,12 @@ def slide(
     counts = jnp.broadcast_to(jnp.ones((), x.dtype) if masked is None else masked, x.shape)
     level = jnp.broadcast_to(jnp.asarray(model.background, x.dtype), x.shape)
     nothing = model.log_prob(weights, x, level)
-    along, across = (
-        correlate(counts * model.likelihood.contrast(pixels, level, counts), reach),
-        correlate(counts, reach),
-    )
+    along = correlate(counts * model.likelihood.contrast(pixels, level, counts), reach)
+    across = sums_inside(reach, x.shape[:-1]) if masked is None else correlate(counts, reach)
 
     def best(alpha: Array) -> tuple[Array, Array]:
         posterior = model.encode(weights, model.to_canonical(x, transform, alpha))
-        centred = alpha.at[-transform.shifts :].set(0.0)
+        centred = transform.centred(alpha)
         picture = model.from_canonical(model.decode(weights, posterior.mu), transform, centred, x.shape[:-1])
         t, a = model.likelihood.natural(weights, picture, level)
         shift, gained = peak(model.likelihood.gained(along(t), across(a)))

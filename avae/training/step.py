@@ -19,7 +19,7 @@ from avae.data.dataset import factors, repose
 from avae.experiment import Experiment, Train
 from avae.generate import init
 from avae.model import Params
-from avae.objective import Terms, batch_terms, pose_loss, twin_loss
+from avae.objective import Terms, batch_terms, pose_loss, strata, twin_loss
 from avae.runtime.parts import Layout, in_parts
 from avae.settings import Search, from_memory
 from avae.training.distill import proposal_loss
@@ -143,10 +143,10 @@ def _search_poses(
     params, beta = jax.lax.stop_gradient(state.params), experiment.train.beta
 
     def searched(search: Search, remembered: Array | None) -> tuple[Array, Array]:
-        strata = family.starts(search.n_starts - (remembered is not None), key)
+        common = strata(params, family, search.n_starts - (remembered is not None), key)
 
         def one(x: Array, first: Array | None) -> tuple[Array, Array]:
-            starts = strata if first is None else jnp.concatenate([strata, first[None]])
+            starts = common if first is None else jnp.concatenate([common, first[None]])
             twin = twin_loss(params, x, family, search.twin, beta)
             found = search_one(pose_loss(params, family, beta=beta), x, starts, family, search, twin)
             return found.alpha, found.info.identity_loss - found.loss

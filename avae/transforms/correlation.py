@@ -1,5 +1,7 @@
-"""All shifts of a picture at once: cross-correlation by FFT, and the peak between its pixels. One example at a time."""
+"""All shifts of a picture at once: cross-correlation, and the peak between its pixels. One example at a time."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +12,25 @@ from scipy.fft import next_fast_len
 
 from avae.runtime.products import matmul
 
+FEW = 2**18  # numbers in the shifted copies of an image: one product with them is then quicker than an FFT
+
 
 def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
     """The function y -> c with c[s] = sum_p x(p) y(p - s), for whole shifts s of up to `reach` pixels along each axis.
 
     Both are [*space, C] and zero outside of their frame; c is [2 reach + 1] * d, its centre the shift 0, its axes those
-    of the images. The transform of x is computed once, that of each y when it comes.
+    of the images. By FFT; or, where few shifts are asked for, by a product with the shifted copies of x. What concerns x
+    alone is computed once.
     """
     space, axes = x.shape[:-1], tuple(range(x.ndim - 1))
+    window_shape = (2 * reach + 1,) * len(space)
+    if math.prod(window_shape) * x.size <= FEW:
+        wide = jnp.pad(x, [(reach, reach)] * len(space) + [(0, 0)])
+        corners = itertools.product(*[range(2 * reach + 1)] * len(space))
+        copies = jnp.stack(
+            [wide[tuple(slice(c, c + n) for c, n in zip(corner, space, strict=True))].ravel() for corner in corners]
+        )
+        return lambda y: matmul(copies, y.ravel()).reshape(window_shape)
     sides: Any = [next_fast_len(side + reach, real=True) for side in space]  # so much that nothing comes round
     spectrum = jnp.fft.rfftn(x, sides, axes)
     window = np.ix_(*[np.arange(-reach, reach + 1) % side for side in sides])

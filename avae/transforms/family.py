@@ -122,9 +122,17 @@ class Transform:
         index = np.indices([len(grid) for grid in grids]).reshape(len(grids), -1)
         return jnp.concatenate([grid[i] for grid, i in zip(grids, index, strict=True)], axis=1)
 
-    def cell(self, n: int) -> Array:
-        """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for."""
-        return jnp.concatenate([factor.extent for factor in self.factors]) / n ** (1 / max(1, self.dof))
+    def cell(self, n: int, shifted: bool = True) -> Array:
+        """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for.
+
+        Not `shifted`: the starts divide all of the family but its shifts, along which the cell has no width.
+        """
+        extent, known = jnp.concatenate([factor.extent for factor in self.factors]), 0 if shifted else self.shifts
+        return jnp.where(jnp.arange(self.dof) < self.dof - known, extent, 0) / n ** (1 / max(1, self.dof - known))
+
+    def centred(self, alpha: Array) -> Array:
+        """The pose [size] without its shift."""
+        return jnp.where(jnp.arange(self.size) < self.size - self.shifts, alpha, 0)
 
     def retract(self, alpha: Array, step: Array) -> Array:
         """Moves `alpha` [size] along the tangent `step` [dof]; smooth in `step`. A pose keeps its float type."""

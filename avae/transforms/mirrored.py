@@ -78,9 +78,9 @@ class Mirrored(Transform):
         flagged = [jnp.pad(hand, ((0, 0), (1, 0)), constant_values=flag) for flag, hand in enumerate(hands)]
         return jnp.concatenate(flagged)[: n if self.dof else None]
 
-    def cell(self, n: int) -> Array:
+    def cell(self, n: int, shifted: bool = True) -> Array:
         """Half-widths [dof] of the part of the family that each of `n` starts stands for, half of them of each hand."""
-        return self.family.cell(_half(n))
+        return self.family.cell(_half(n), shifted)
 
     def distance(self, a: Array, b: Array) -> Array:
         """That of the family; infinite between mirror images."""
