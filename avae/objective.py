@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae.checks import check_key, check_poses, images_for
-from avae.model import Params
+from avae.model import Model, Params
 from avae.networks.vae import Posterior, gaussian_kl
 from avae.runtime.devices import hiding_axes, is_explicit
 from avae.settings import Plan
@@ -163,7 +163,7 @@ def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float 
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction, block).weighted(beta),
         curvature=lambda x, prediction: fisher(params, x, prediction, beta),
-        slide=functools.partial(slide, params, transform, block, beta) if can_slide(params, transform) else None,
+        slide=functools.partial(slide, params, transform, block, beta) if can_slide(params.model, transform) else None,
     )
 
 
@@ -176,10 +176,13 @@ def twin_loss(
     return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), params.model.reduce(x, factor)
 
 
-def strata(params: Params, family: Transform, n: int, key: Array | None) -> Array:
-    """Starts [n, size], the same for all examples, the identity first; without shifts where these are found at once."""
-    starts = family.starts(n, key)
-    return jax.vmap(family.centred)(starts) if can_slide(params, family) else starts
+def strata(model: Model, family: Transform, n: int, key: Array | None) -> Array:
+    """Starts [n, size], the same for all examples, the identity first.
+
+    Where all shifts are scored at once, they divide the rest of the family alone, if there is more of it than shifts.
+    """
+    starts, rest = family.starts(n, key), family.size - family.shifts
+    return jax.vmap(family.centred)(starts) if rest and can_slide(model, family) else starts
 
 
 def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key: Array | None) -> tuple[Array, int]:
@@ -189,7 +192,7 @@ def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key:
     """
     network, n = params.model.pose_network, plan.search.n_starts
     if not plan.proposed:
-        starts = strata(params, family, n, key)
+        starts = strata(params.model, family, n, key)
         return starts, len(starts)
     proposed = network.propose(params.pose_weights, params.model.observed(x)[0], n - 1, family)
     return jnp.concatenate([family.identity[None], proposed]), network.n_bins

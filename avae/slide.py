@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from avae.model import Params
+from avae.model import Model, Params
 from avae.networks.vae import gaussian_kl
 from avae.transforms import Transform
 from avae.transforms.correlation import correlate, peak, sums_inside
@@ -51,11 +51,11 @@ def slide(
     return best
 
 
-def can_slide(params: Params, transform: Transform) -> bool:
+def can_slide(model: Model, transform: Transform) -> bool:
     """Whether the family has shifts of a pixel or more, and the likelihood is one that a correlation gives."""
-    shape = params.model.image_shape
+    shape = model.image_shape
     reaches = transform.shifts > 0 and (shape is None or _farthest(transform) * min(shape[:-1]) >= 2)
-    return reaches and hasattr(params.model.likelihood, "natural")
+    return reaches and hasattr(model.likelihood, "natural")
 
 
 def _farthest(transform: Transform) -> float:

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--set", default="{}", help="JSON: settings of avae.experiment.Train to change")
     args = parser.parse_args()
     changes = json.loads(args.set)
-    searched = changes.pop("search", {})
+    searched = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.pop("search", {}).items()}
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.tasks:
         for seed in args.seeds:

@@ -143,7 +143,7 @@ def _search_poses(
     params, beta = jax.lax.stop_gradient(state.params), experiment.train.beta
 
     def searched(search: Search, remembered: Array | None) -> tuple[Array, Array]:
-        common = strata(params, family, search.n_starts - (remembered is not None), key)
+        common = strata(params.model, family, search.n_starts - (remembered is not None), key)
 
         def one(x: Array, first: Array | None) -> tuple[Array, Array]:
             starts = common if first is None else jnp.concatenate([common, first[None]])

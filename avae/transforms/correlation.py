@@ -19,8 +19,8 @@ def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
     """The function y -> c with c[s] = sum_p x(p) y(p - s), for whole shifts s of up to `reach` pixels along each axis.
 
     Both are [*space, C] and zero outside of their frame; c is [2 reach + 1] * d, its centre the shift 0, its axes those
-    of the images. By FFT; or, where few shifts are asked for, by a product with the shifted copies of x. What concerns x
-    alone is computed once.
+    of the images. By FFT; or, where few shifts are asked for, by a product with the shifted copies of x. What concerns
+    x alone is computed once.
     """
     space, axes = x.shape[:-1], tuple(range(x.ndim - 1))
     window_shape = (2 * reach + 1,) * len(space)
@@ -65,7 +65,7 @@ def peak(scores: Array) -> tuple[Array, Array]:
     reach = (np.array(scores.shape) - 1) // 2
     highest, steps = scores[tuple(place)], []
     for axis, size in enumerate(scores.shape):
-        low, high = (scores[tuple(jnp.clip(place.at[axis].add(by), 0, size - 1))] for by in (-1, 1))
+        low, high = (scores[tuple(jnp.clip(place.at[axis].add(by), 0, np.array(scores.shape) - 1))] for by in (-1, 1))
         bend = low + high - 2 * highest
         inside = (place[axis] > 0) & (place[axis] < size - 1) & (bend < 0)
         steps.append(jnp.where(inside, 0.5 * (low - high) / jnp.where(inside, bend, 1.0), 0.0))
