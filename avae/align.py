@@ -18,7 +18,7 @@ from avae.objective import Alignment, Info, describe, pose_loss, starting_poses,
 from avae.runtime.parts import Layout, in_parts, in_turn, layout_of, side_by_side
 from avae.runtime.programs import compiled
 from avae.settings import Plan, Search, plan
-from avae.solvers import Loss, Poses, Refined, Twin, best, refine
+from avae.solvers import Loss, Poses, Refined, Twin, best, refine, slides
 from avae.transforms import Transform, spread
 
 
@@ -29,13 +29,12 @@ class Found(NamedTuple):
       alpha: poses [B, size].
       loss: their losses [B].
       info: see `Info`.
-      hessian, prediction: those of `Refined`, for each.
+      prediction: that of `Refined`, for each.
     """
 
     alpha: Array
     loss: Array
     info: Info
-    hessian: Array | None = None
     prediction: Any = None
 
 
@@ -51,9 +50,9 @@ def search_one(
     kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few
     nearby = look_around(loss, x, kept, family, search.n_local, n_cells or len(starts))  # 3. poses in the cell of each
     found = refine_all(loss, x, best(nearby, search.n_refined), family, search)  # 4. by gradient
-    alpha, value, accepted, hessian, prediction = jax.tree.map(lambda leaf: leaf[0], best(found, 1))  # 5. the best seen
+    alpha, value, accepted, _, prediction = jax.tree.map(lambda leaf: leaf[0], best(found, 1))  # 5. the best seen
     info = Info(scores.loss, kept.start, identity_loss, accepted, jnp.isfinite(value))
-    return Found(alpha, value, info, hessian, prediction)
+    return Found(alpha, value, info, prediction)
 
 
 def score(loss: Loss, x: Any, alpha: Array) -> Poses:
@@ -63,33 +62,26 @@ def score(loss: Loss, x: Any, alpha: Array) -> Poses:
 
 def survey(loss: Loss, x: Any, alpha: Array) -> Poses:
     """`score`, each pose at the shift that suits it best where the loss can tell."""
-    if not _slides(loss):
+    if not slides(loss):
         return score(loss, x, alpha)
-    slid, losses = in_turn(loss.slide(x), alpha, x)
-    return Poses(slid, losses, jnp.arange(len(alpha)))
-
-
-def _slides(loss: Loss) -> bool:
-    return getattr(loss, "slide", None) is not None
+    alpha, losses = in_turn(loss.slide(x), alpha, x)
+    return Poses(alpha, losses, jnp.arange(len(alpha)))
 
 
 def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: bool) -> tuple[Poses, Array]:
-    """The best `k` starts, best first, and the loss of the `identity` [1, size], the first start.
+    """The best `k` starts, best first, and the loss of the `identity` [1, size], the first of them.
 
-    The scores of a twin say little of J, and may rank the identity low: the best 3 k of them and the identity are
-    scored again by J, so that the search never makes an aligned input worse. So are poses that were slid, which the
-    encoder has not seen at their new shift; they slide once more before.
+    What a twin says is not J, nor what a slide says: the encoder has not seen the image at the new shift. Then the best
+    3 k, slid once more, and the identity are scored by J, so that the search never makes an aligned input worse.
     """
-    slid = _slides(loss)
-    if not by_twin and not slid:
+    if not by_twin and not slides(loss):
         return best(scores, k), scores.loss[0]
     few = best(scores, 3 * k)
-    alpha = survey(loss, x, few.alpha).alpha if slid else few.alpha
-    losses = score(loss, x, jnp.concatenate([alpha, identity])).loss
-    twice = (few.start == 0).any() & (not slid)  # the identity is among the best already
-    counted = jnp.where(twice, losses.at[-1].set(jnp.inf), losses)
-    again = Poses(jnp.concatenate([alpha, identity]), counted, jnp.append(few.start, 0))
-    return best(again, min(k, len(scores.loss))), losses[-1]
+    alpha = survey(loss, x, few.alpha).alpha if slides(loss) else few.alpha
+    again = score(loss, x, jnp.concatenate([alpha, identity]))
+    twice = (few.start == 0).any() & (not slides(loss))  # the identity is among the best already
+    counted = jnp.where(twice, again.loss.at[-1].set(jnp.inf), again.loss)
+    return best(Poses(again.alpha, counted, jnp.append(few.start, 0)), min(k, len(scores.loss))), again.loss[-1]
 
 
 def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tuple[int, ...], n_cells: int) -> Poses:
@@ -100,7 +92,7 @@ def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tup
     cells = jax.tree.map(lambda leaf: leaf[:, None], kept)  # [k, 1, ...]
     for n in n_local if family.dof else ():
         centre = jax.vmap(lambda poses: best(poses, 1))(cells)
-        steps = spread(n + 1, family.dof)[1:] * family.cell(n_cells, not _slides(loss))[None]
+        steps = spread(n + 1, family.dof)[1:] * family.cell(n_cells, not slides(loss))[None]
         move = jax.vmap(jax.vmap(lambda pose, step: family.project(family.retract(pose, step)), (None, 0)), (0, None))
         alpha = move(centre.alpha[:, 0], steps)  # [k, n, size]
         losses = score(loss, x, alpha.reshape(-1, family.size)).loss.reshape(-1, n)

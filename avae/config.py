@@ -71,7 +71,7 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
     train, search = given["train"], given["train"]["search"]
     model = _model(given)
     model = dataclasses.replace(model, search=_search("search", given["search"], settings.plan(model).search))
-    training = _search("train.search", search, settings.training_of(model.transform)) if search["enabled"] else None
+    training = _search("train.search", search, settings.training_of(model)) if search["enabled"] else None
     for described in (model.search, training):
         settings.plan(model, described)  # raises where they do not go with the images
     if training is None and model.pose_network is not None:
@@ -98,7 +98,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     given = merged("config", plain(default()), plain(config))
     model = _model(given)
     search = _filled(given["search"], settings.plan(model).search)
-    training = _filled(given["train"]["search"], settings.training_of(model.transform))
+    training = _filled(given["train"]["search"], settings.training_of(model))
     return given | {"search": search, "train": given["train"] | {"search": training}}
 
 

@@ -18,11 +18,12 @@ from avae.checks import check_key, check_poses, images_for
 from avae.model import Model, Params
 from avae.networks.vae import Posterior, gaussian_kl
 from avae.runtime.devices import hiding_axes, is_explicit
-from avae.settings import Plan
-from avae.slide import can_slide, slide
-from avae.solvers import CompositeLoss, linearise, standard_deviation
+from avae.settings import Plan, can_slide
+from avae.slide import slide
+from avae.solvers import CompositeLoss
 from avae.transforms import Transform
 from avae.transforms.frame import Frame
+from avae.uncertainty import pose_std
 
 
 class Terms(NamedTuple):
@@ -63,8 +64,11 @@ class Alignment(NamedTuple):
       alpha: the pose found for each image [B, size]; `transform` says in which units.
       matrix: its pull map tau_alpha* [B, d, d+1].
       loss: J at alpha*, z at the posterior mean, in nats [B]. A maximum over poses: not a bound on log p(x).
-      std: standard deviation of the pose [B, dof], from the curvature of J at this one mode (Laplace), in the units
-        of a tangent step; infinite along a direction in which the image says nothing.
+      std: standard deviation of the pose [B, dof], in the units of a tangent step, whatever the latent: from the joint
+        curvature in pose and latent at this one mode (Laplace). Infinite along a direction in which the image says
+        nothing, and for a blank image. It does not cover other modes (`avae.pose_posterior` does), errors of the model,
+        or the orientation of each kind of object in the canonical frame, which is the model's own: compare poses of two
+        images of one object.
       canonical: tau_alpha* x, what the encoder sees [B, *space, C], in the shape of the canonical frame.
       reconstruction: tau_alpha*^-1 dec(mu), in the frame of x [B, *space, C].
       latent: posterior mean [B, z].
@@ -200,16 +204,14 @@ def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key:
 
 def describe(params: Params, x: Array, transform: Transform, found: Any) -> Alignment:
     """What the pose that was found for x means; `found` is an `avae.align.Found` for one example."""
-    alpha, loss, info, hessian, prediction = found
+    alpha, loss, info, prediction = found
     if prediction is None:
         prediction = predict(params, x, transform, alpha)
-    if hessian is None and transform.dof:
-        hessian = linearise(pose_loss(params, transform), x, alpha, transform).hessian
     return Alignment(
         alpha=alpha,
         matrix=transform.matrix(alpha),
         loss=loss,
-        std=jnp.zeros(0, alpha.dtype) if hessian is None else standard_deviation(hessian, transform.cell(1)),
+        std=pose_std(params, x, transform, alpha, prediction.mu) if transform.dof else jnp.zeros(0, alpha.dtype),
         canonical=params.model.to_canonical(x, transform, alpha),
         reconstruction=prediction.mean,
         latent=prediction.mu,

@@ -107,27 +107,39 @@ def of_family(family: Transform, reducible: Callable[[int], bool] = lambda facto
     return ALONE if family.dof == 0 else Search()
 
 
-def training(search: Search) -> Search:
+def training(search: Search, slides: bool = False) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
     Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
-    rotated digits, but leave more classes at two orientations (docs/results.md).
+    rotated digits, but leave more classes at two orientations (docs/results.md). Where J `slides`, what all shifts of
+    the starts cost is saved on the poses around them.
     """
     return dataclasses.replace(
         search,
         n_starts=min(search.n_starts, 64),
         top_k=min(search.top_k, 2),
-        n_local=tuple(min(n, 4) for n in search.n_local),
+        n_local=() if slides else tuple(min(n, 4) for n in search.n_local),
         n_refined=min(search.n_refined, 2),
         n_steps=min(search.n_steps, 3),
     )
 
 
-def training_of(family: Transform) -> Search:
-    """The search of a family inside a training step; with mirror images, as for `of_family`."""
+def training_of(model: Any) -> Search:
+    """The search of a model inside a training step; with mirror images, as for `of_family`."""
+    family, slides = model.transform, can_slide(model, model.transform)
     if isinstance(family, Mirrored):
-        return _both_hands(training_of(family.family))
-    return training(of_family(family))
+        return _both_hands(training(of_family(family.family), slides))
+    return training(of_family(family), slides)
+
+
+def can_slide(model: Any, family: Transform) -> bool:
+    """Whether all shifts of a pose are scored at once (`avae.slide`).
+
+    The family has shifts of a pixel or more, and the likelihood is one that a correlation gives.
+    """
+    if family.shifts == 0 or not hasattr(model.likelihood, "natural"):
+        return False
+    return model.image_shape is None or family.farthest * min(model.image_shape[:-1]) >= 2
 
 
 def from_memory(search: Search) -> Search:

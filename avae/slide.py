@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
-from avae.model import Model, Params
+from avae.model import Params
 from avae.networks.vae import gaussian_kl
 from avae.transforms import Transform
 from avae.transforms.correlation import correlate, peak, sums_inside
@@ -31,7 +31,7 @@ def slide(
       x: an image [*space, C].
     """
     model, weights, unit = params.model, params.weights, 2 / min(x.shape[:-1])
-    reach = int(_farthest(transform) / unit)  # pixels
+    reach = int(transform.farthest / unit)  # pixels
     pixels, masked = model.observed(x)
     counts = jnp.broadcast_to(jnp.ones((), x.dtype) if masked is None else masked, x.shape)
     level = jnp.broadcast_to(jnp.asarray(model.background, x.dtype), x.shape)
@@ -49,15 +49,3 @@ def slide(
         return moved, beta * gaussian_kl(posterior) - block * (nothing + gained)
 
     return best
-
-
-def can_slide(model: Model, transform: Transform) -> bool:
-    """Whether the family has shifts of a pixel or more, and the likelihood is one that a correlation gives."""
-    shape = model.image_shape
-    reaches = transform.shifts > 0 and (shape is None or _farthest(transform) * min(shape[:-1]) >= 2)
-    return reaches and hasattr(model.likelihood, "natural")
-
-
-def _farthest(transform: Transform) -> float:
-    """The largest shift along an axis, in half-widths."""
-    return transform.factors[-1].half[-1]

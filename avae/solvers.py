@@ -48,6 +48,11 @@ class CompositeLoss:
         return self.score(x, self.predict(x, alpha))
 
 
+def slides(loss: Loss) -> bool:
+    """Whether a loss has a quicker way to the shift that suits an example than to try."""
+    return getattr(loss, "slide", None) is not None
+
+
 class Poses(NamedTuple):
     """Poses [n, size], their losses [n], and the index of the start from which each came [n]."""
 

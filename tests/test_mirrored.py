@@ -171,12 +171,13 @@ def test_other_families_may_not_mirror():
 
 @each
 def test_settings_are_those_of_the_family_twice(family):
-    both = avae.Mirrored(family)
-    for of_family in (settings.of_family, settings.training_of):
+    both, shape = avae.Mirrored(family), (16,) * family.dim + (1,)
+    training_of = lambda family: settings.training_of(avae.Model(avae.MLP(shape), transform=family))  # noqa: E731
+    for of_family in (settings.of_family, training_of):
         twice, once = (vars(of_family(one)) for one in (both, family))
         changed = {name: 2 * once[name] for name in ("n_starts", "top_k", "n_refined")}
         assert twice == once | changed
-    assert settings.training_of(both).n_starts <= 128
+    assert training_of(both).n_starts <= 128
 
 
 def test_a_twin_is_searched_with_twice_its_starts():
@@ -192,7 +193,7 @@ def test_a_config_says_that_poses_may_be_mirrored():
     found = experiment(config)
     assert found.model.transform == avae.Mirrored(avae.Rigid())
     assert found.data.transform == O2
-    assert found.train.search == settings.training_of(found.model.transform)
+    assert found.train.search == settings.training_of(found.model)
     assert experiment(complete(config)) == found
     older = complete(default())
     for section in (older, older["data"]):
@@ -318,7 +319,7 @@ def test_data_are_posed_mirrored(images):
     transform = Data(transform=O2).transform
     poses = on_hand(1, [[0.0], [math.pi / 2], [-math.pi]])
     expected = [np.rot90(image, turns)[:, ::-1] for image, turns in zip(images, range(3), strict=True)]
-    np.testing.assert_allclose(posed(images, poses, transform, None), expected, atol=1e-5)
+    np.testing.assert_allclose(posed(images, poses, transform, None, (0.0,)), expected, atol=1e-5)
 
 
 def test_agreement_is_measured_after_the_best_flip_of_each_class():

@@ -96,7 +96,7 @@ def test_kept_starts_lie_apart():
     starts = family.starts(32)
     turned = jax.vmap(family.project)(starts - 3.1)
     scores = jnp.minimum(jnp.abs(starts[:, 0]), 0.1 + jnp.abs(turned[:, 0]))
-    kept = spaced(scores, starts, family, 2, len(starts))
+    kept = spaced(scores, starts, family, 2, family.cell(len(starts)))
     np.testing.assert_allclose(np.abs(np.asarray(starts)[kept, 0]), [0, math.pi], atol=0.1)
 
 

@@ -6,7 +6,6 @@ is minimised over both, from a mode of J and the encoder's mean there, by the Ga
 (semi-amortised inference, Kim et al. 2018). docs/theory.md, equations (3a) and (3b); all for one example.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -20,34 +19,13 @@ from avae.model import Params
 from avae.networks.vae import Posterior
 from avae.objective import predict
 from avae.runtime.products import einsum, matmul
-from avae.solvers import CompositeLoss, GaussNewton, comparable
+from avae.solvers import GaussNewton, comparable
 from avae.transforms import Transform
+from avae.uncertainty import Pair, joint_loss, without_latent
 
 STEPS = 5  # of Gauss-Newton, on pose and latent together
 ENCODER = 0.1  # weight of the encoder's law beside the modes': no z has less than a tenth of its density there
 WIDER = 1.1  # standard deviations of z over those of the curvature
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A pose with a latent of `n_latent` numbers, as a space that solvers move in; its points are (alpha, z)."""
-
-    transform: Transform
-    n_latent: int
-
-    @property
-    def dof(self) -> int:
-        """Those of the pose, then those of the latent."""
-        return self.transform.dof + self.n_latent
-
-    def retract(self, point: tuple[Array, Array], step: Array) -> tuple[Array, Array]:
-        """The pose along its tangent step, the latent along a straight line."""
-        alpha, z = point
-        return self.transform.retract(alpha, step[: self.transform.dof]), z + step[self.transform.dof :]
-
-    def project(self, point: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Only poses have a range."""
-        return self.transform.project(point[0]), point[1]
 
 
 class Latents(NamedTuple):
@@ -91,21 +69,6 @@ class Conditional(NamedTuple):
     log_weight: Array
 
 
-def joint_loss(params: Params, transform: Transform) -> CompositeLoss:
-    """E(alpha, z) of points (alpha, z), split so that Gauss-Newton can use it."""
-    model, weights = params.model, params.weights
-
-    def posed(x: Array, point: Any) -> tuple[Array, Array]:
-        alpha, z = point
-        return model.from_canonical(model.decode(weights, z), transform, alpha, x.shape[:-1]), z
-
-    return CompositeLoss(
-        predict=posed,
-        score=lambda x, u: 0.5 * jnp.sum(u[1] ** 2) - model.log_prob(weights, x, u[0]),
-        curvature=lambda x, u: (model.fisher(weights, x, u[0]), jnp.ones_like(u[1])),
-    )
-
-
 def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform) -> tuple[Modes, Latents]:
     """Modes of pose and latent together, from those of J; best first, with the law of z near each.
 
@@ -121,12 +84,10 @@ def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform)
         found = GaussNewton().refine(loss, x, start, space, STEPS)
         assert found.hessian is not None
         hessian = jnp.where(jnp.isfinite(found.hessian).all(), found.hessian, jnp.eye(space.dof, dtype=mu.dtype))
-        own, cross, of_z = hessian[:dof, :dof], hessian[dof:, :dof], hessian[dof:, dof:]
-        whiten = jnp.linalg.cholesky(of_z).T  # of_z is at least the identity, the prior's
+        precision, slope, whiten = without_latent(hessian, dof)
         root = solve_triangular(whiten, jnp.eye(len(mu), dtype=mu.dtype))
-        slope = -matmul(root, matmul(root.T, cross))
         level = found.loss + jnp.sum(jnp.log(jnp.diag(whiten)))
-        covariance = width(own + matmul(cross.T, slope), transform)
+        covariance = width(precision, transform)
         return found.alpha[0], comparable(level), covariance, Latents(found.alpha[1], slope, root, whiten)
 
     refined = lax.map(improve, modes.alpha)

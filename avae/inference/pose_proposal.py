@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import ndtr, ndtri
 
-from avae.align import look_around, score
+from avae.align import look_around, score, survey
 from avae.runtime.parts import in_turn
 from avae.runtime.products import matmul
 from avae.settings import Search
-from avae.solvers import CompositeLoss, Twin, best, comparable, linearise, refine
+from avae.solvers import CompositeLoss, Twin, best, comparable, linearise, refine, slides
 from avae.transforms import Transform
 
 APART = 2.5  # kept starts lie so many half-widths of their cells apart
@@ -75,24 +75,26 @@ def find_modes(
 
     `twin` and `n_cells` are those of `avae.align.search_one`.
     """
-    scores = comparable(score(*(twin or (loss_fn, x)), starts).loss)
-    cells = n_cells or len(starts)
-    kept = spaced(scores, starts, transform, n_modes, cells)
+    scores, cells = survey(*(twin or (loss_fn, x)), starts), n_cells or len(starts)
+    kept = spaced(comparable(scores.loss), scores.alpha, transform, n_modes, transform.cell(cells, not slides(loss_fn)))
 
     def improve(start: Array) -> tuple[Array, Array, Array]:
         nearby = look_around(loss_fn, x, score(loss_fn, x, start[None]), transform, search.n_local, cells)
         refined = refine(loss_fn, x, best(nearby, 1).alpha[0], transform, search.solver, search.n_steps)
         return refined.alpha, comparable(refined.loss), laplace(loss_fn, x, refined.alpha, transform)
 
-    found = in_turn(improve, starts[kept], x) if transform.dof else lax.map(improve, starts[kept])
+    found = in_turn(improve, scores.alpha[kept], x) if transform.dof else lax.map(improve, starts[kept])
     order = jnp.argsort(found[1])
     alpha, loss, covariance = (part[order] for part in found)
     return Modes(alpha, loss, covariance, distinct_modes(alpha, covariance, transform))
 
 
-def spaced(scores: Array, starts: Array, transform: Transform, n: int, cells: int) -> Array:
-    """Indices [n] of good starts that lie apart: those better than their neighbours first, then the best left."""
-    apart = jnp.minimum(APART * transform.cell(cells), transform.cell(1) / 2)
+def spaced(scores: Array, starts: Array, transform: Transform, n: int, cell: Array) -> Array:
+    """Indices [n] of good starts that lie apart: those better than their neighbours first, then the best left.
+
+    `cell` are the half-widths [dof] of the part that each stands for; where it has none, distances do not matter.
+    """
+    apart = jnp.where(cell > 0, jnp.minimum(APART * cell, transform.cell(1) / 2), jnp.inf)
 
     def close(a: Array, b: Array) -> Array:
         return transform.connected(a, b) & jnp.all(jnp.abs(transform.step(a, b)) < apart)

@@ -12,10 +12,11 @@ that no pose is singular or mirrored; `Mirrored` adds the mirror images of any f
 region s times as large: the picture shrinks.
 """
 
-from avae.transforms.family import Transform as Transform, check_family as check_family, spread as spread
+from avae.transforms.family import Transform as Transform, check_family as check_family
 from avae.transforms.mirrored import Mirrored as Mirrored
 from avae.transforms.planar import Affine, QuarterTurns, Rigid, Rotation, Similarity, Translation
 from avae.transforms.spatial import Affine3D, CubeRotations, Rigid3D, Rotation3D, Similarity3D
+from avae.transforms.strata import spread as spread
 
 FAMILIES: dict[str, type[Transform]] = {
     "quarter_turns": QuarterTurns,

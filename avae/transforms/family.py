@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from avae.runtime.mistake import Mistake
+from avae.transforms.strata import recurrence, strata
 from avae.transforms.warp import invert
 
 RANGES = {
@@ -102,7 +103,7 @@ class Transform:
         """
         if self.dof == 0:
             return self.lattice
-        u = jnp.concatenate([factor.origin for factor in self.factors])[None] + _strata(n, self._steps)
+        u = jnp.concatenate([factor.origin for factor in self.factors])[None] + strata(n, self._steps)
         if key is not None:
             within = jax.random.uniform(key, (n, 1), jnp.float32, -0.5, 0.5) / n
             together = jax.random.uniform(jax.random.fold_in(key, 1), (1, self._coordinates - 1), jnp.float32)
@@ -125,10 +126,18 @@ class Transform:
     def cell(self, n: int, shifted: bool = True) -> Array:
         """Half-widths [dof], as tangent steps, of the part of the family that each of `n` starts stands for.
 
-        Not `shifted`: the starts divide all of the family but its shifts, along which the cell has no width.
+        Not `shifted`: where there is more to the family than shifts the starts divide that alone, and the cell has no
+        width along the shifts.
         """
-        extent, known = jnp.concatenate([factor.extent for factor in self.factors]), 0 if shifted else self.shifts
-        return jnp.where(jnp.arange(self.dof) < self.dof - known, extent, 0) / n ** (1 / max(1, self.dof - known))
+        extent, divided = jnp.concatenate([factor.extent for factor in self.factors]), self.dof
+        if not shifted and self.shifts < self.dof:
+            divided -= self.shifts
+        return jnp.where(jnp.arange(self.dof) < divided, extent, 0) / n ** (1 / max(1, divided))
+
+    @property
+    def farthest(self) -> float:
+        """The largest shift along an axis, in half-widths, of a family that has shifts."""
+        return self.factors[-1].half[-1]
 
     def centred(self, alpha: Array) -> Array:
         """The pose [size] without its shift."""
@@ -172,7 +181,7 @@ class Transform:
     @property
     def _steps(self) -> Array:
         """Steps of the recurrence along every coordinate but the first."""
-        return _recurrence(self._coordinates - 1)
+        return recurrence(self._coordinates - 1)
 
     @property
     def _coordinates(self) -> int:
@@ -223,14 +232,6 @@ def check_family(transform: Transform) -> None:
         )
 
 
-def spread(n: int, d: int) -> Array:
-    """`n` points [n, d] that fill the box [-1, 1]^d evenly, its centre first.
-
-    The additive recurrence of Roberts (2018), whose steps are powers of the d-dimensional golden ratio.
-    """
-    return 2 * jnp.mod(jnp.arange(n, dtype=jnp.float32)[:, None] * _recurrence(d)[None] + 0.5, 1.0) - 1
-
-
 def affine(linear: Array, shift: Array | None = None) -> Array:
     """The pull map [linear | shift], [d, d+1]; no shift by default."""
     shift = jnp.zeros(linear.shape[0], linear.dtype) if shift is None else shift
@@ -242,17 +243,3 @@ def upper(log_scales: Array, shears: Array) -> Array:
     d = log_scales.shape[0]
     shear = jnp.eye(d, dtype=log_scales.dtype).at[np.triu_indices(d, 1)].set(shears)
     return shear * jnp.exp(log_scales)[None]
-
-
-def _recurrence(d: int) -> Array:
-    """Steps [d] of the additive recurrence."""
-    ratio = 2.0
-    for _ in range(40 if d else 0):
-        ratio = (1 + ratio) ** (1 / (d + 1))  # the root of r^(d+1) = r + 1
-    return jnp.array([ratio ** -(axis + 1) for axis in range(d)], jnp.float32)
-
-
-def _strata(n: int, steps: Array) -> Array:
-    """`n` points of the unit cube, zero first: equal strata along the first axis, a recurrence along the others."""
-    index = jnp.arange(n, dtype=jnp.float32)[:, None]
-    return jnp.concatenate([index / n, index * steps[None]], axis=1)
