@@ -26,6 +26,9 @@ class Train:
         less, and fewer kinds of objects settle at several orientations. Losses are reported with a single KL.
       accumulate: steps whose mean gradient makes one update of the weights.
       average: decay per step of the running average of the weights that is evaluated in their place; 0 for none.
+      jitter: how far, in pixels at the rim of the frame, the pose at which the encoder sees an image is from the one at
+        which the decoder's picture is compared: the standard deviation of a random step along each direction. So z
+        cannot hold what of a pose is finer.
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
       search: pose search inside the step, or None to train a plain VAE.
       search_every: epochs from one full search to the next. In the others each image's last pose is refined, beside a
@@ -45,6 +48,7 @@ class Train:
     beta: float = 1.0
     accumulate: int = 1
     average: float = 0.0
+    jitter: float = 0.0
     precision: str = "float32"
     search: Search | None = settings.training(Search())
     search_every: int = 1

@@ -114,18 +114,25 @@ def objective(params: Params, x: ArrayLike, alpha: ArrayLike | None = None, key:
     return batch_terms(params, x, poses, key)
 
 
-def batch_terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
-    """`objective` without its checks, for use inside compiled code: the one place where J is vmapped."""
+def batch_terms(
+    params: Params, x: Array, alpha: Array | None = None, key: Array | None = None, seen: Array | None = None
+) -> Terms:
+    """`objective` without its checks, for use inside compiled code: the one place where J is vmapped.
+
+    The encoder sees the images at the poses `seen`; None for alpha.
+    """
     keys = None if key is None else jax.random.split(key, x.shape[0])
-    axes = (0, None if alpha is None else 0, None if keys is None else 0)
-    each = jax.vmap(lambda x, alpha, key: terms(params, x, alpha, key), in_axes=axes)
+    axes = (0, *(None if leaf is None else 0 for leaf in (alpha, keys, seen)))
+    each = jax.vmap(lambda x, alpha, key, seen: terms(params, x, alpha, key, seen), in_axes=axes)
     sharding = jax.typeof(x).sharding
     if is_explicit(sharding):  # keys and poses need not be split as x is
-        return hiding_axes(lambda arrays: each(*arrays), sharding)((x, alpha, keys))
-    return each(x, alpha, keys)
+        return hiding_axes(lambda arrays: each(*arrays), sharding)((x, alpha, keys, seen))
+    return each(x, alpha, keys, seen)
 
 
-def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | None = None) -> Terms:
+def terms(
+    params: Params, x: Array, alpha: Array | None = None, key: Array | None = None, seen: Array | None = None
+) -> Terms:
     """The terms of J for one example; `alpha` None: no warp, straight from the decoder's raw output.
 
     A canonical frame of its own is always reached by a warp, that of the identity where `alpha` is None.
@@ -137,13 +144,15 @@ def terms(params: Params, x: Array, alpha: Array | None = None, key: Array | Non
         posterior = model.encode(weights, x)
         raw = model.networks.decode(weights, latent(posterior, key))
         return _terms(-model.log_prob_raw(weights, x, raw), posterior)
-    return score(params, x, predict(params, x, model.transform, alpha, key))
+    return score(params, x, predict(params, x, model.transform, alpha, key, seen))
 
 
-def predict(params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None) -> Prediction:
-    """tau_alpha x -> q(z) -> dec(z) -> tau_alpha^-1 dec(z), for one example."""
+def predict(
+    params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None, seen: Array | None = None
+) -> Prediction:
+    """tau_alpha x -> q(z) -> dec(z) -> tau_alpha^-1 dec(z), for one example; the encoder's pose is `seen`, if given."""
     model, weights = params.model, params.weights
-    canonical = model.to_canonical(x, transform, alpha)
+    canonical = model.to_canonical(x, transform, alpha if seen is None else seen)
     posterior = model.encode(weights, canonical)
     decoded = model.decode(weights, latent(posterior, key))
     return Prediction(model.from_canonical(decoded, transform, alpha, x.shape[:-1]), *posterior)

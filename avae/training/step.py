@@ -111,9 +111,13 @@ def train_step(
         model = params.model
         canonical = jax.vmap(model.to_canonical, in_axes=(0, None, 0))(images, model.transform, alpha)
 
+    seen = None
+    if alpha is not None and experiment.train.jitter and experiment.model.transform.dof:
+        seen = jittered(alpha, experiment, jax.random.fold_in(key, 1), images.shape[1:-1])
+
     def loss(weights: Any) -> tuple[Array, Terms]:
         current = params.replace(weights=weights)
-        terms = batch_terms(current, images, alpha, latent_key)
+        terms = batch_terms(current, images, alpha, latent_key, seen)
         guess = 0.0 if canonical is None else proposal_loss(current, canonical, guess_key)
         return jnp.mean(terms.weighted(experiment.train.beta)) + guess, jax.tree.map(jnp.mean, terms)
 
@@ -164,6 +168,13 @@ def _search_poses(
             state.poses[index],
         )
     return jax.lax.stop_gradient(alpha), {"search_gain": gain}
+
+
+def jittered(alpha: Array, experiment: Experiment, key: Array, space: tuple[int, ...]) -> Array:
+    """Poses [B, size] a random step from alpha: normal, `jitter` pixels at the rim of the frame along each direction."""
+    family, scale = experiment.model.transform, experiment.train.jitter * 2 / min(space)
+    steps = scale * jax.random.normal(key, (len(alpha), family.dof))
+    return jax.vmap(lambda alpha, step: family.project(family.retract(alpha, step)))(alpha, steps)
 
 
 def epoch(step: Array, batch_size: int, n_train: int) -> Array:
