@@ -171,7 +171,7 @@ def _search_poses(
 
 
 def jittered(alpha: Array, experiment: Experiment, key: Array, space: tuple[int, ...]) -> Array:
-    """Poses [B, size] a random step from alpha: normal, `jitter` pixels at the rim of the frame along each direction."""
+    """Poses [B, size] a normal step from alpha: `jitter` pixels at the rim of the frame along each direction."""
     family, scale = experiment.model.transform, experiment.train.jitter * 2 / min(space)
     steps = scale * jax.random.normal(key, (len(alpha), family.dof))
     return jax.vmap(lambda alpha, step: family.project(family.retract(alpha, step)))(alpha, steps)
