@@ -116,7 +116,19 @@ def judged(task: Task, params: avae.Params) -> dict[str, Any]:
         "resultant": float(np.mean(list(metrics.class_resultants(net, task.label).values()))),
         "hand": float(np.mean(flags)),
         "std": float(np.degrees(np.median(found.std[:, 0]))) if found.std.shape[1] else None,
+        "cover_90": coverage(net, found.std, task.label) if params.model.transform.dim == 2 else None,
     }
+
+
+def coverage(net: np.ndarray, std: np.ndarray, label: np.ndarray) -> float:
+    """Share of pairs of neighbours of one label whose relative angle is zero to 1.645 standard deviations."""
+    angle, inside = metrics.planar_angle(net), []
+    for group in np.unique(label):
+        of_group = np.flatnonzero(label == group)
+        first, second = of_group[:-1:2], of_group[1::2]
+        apart = np.abs(np.angle(np.exp(1j * (angle[first] - angle[second]))))
+        inside.append(apart < 1.645 * np.hypot(std[first, 0], std[second, 0]))
+    return float(np.mean(np.concatenate(inside)))
 
 
 def main() -> None:

@@ -145,7 +145,7 @@ def test_every_value_is_looked_at_before_the_first_step(tmp_path, monkeypatch, p
 @pytest.mark.parametrize("binarize", ["none", "sample"])
 def test_extremes_are_those_of_all_images(stack, monkeypatch, large, binarize):
     monkeypatch.setattr(data, "IN_MEMORY", 1 if large else 2**30)
-    images = data.load(dataclasses.replace(stack, binarize=binarize, stretch=1.5)).train.images
+    images = data.load(dataclasses.replace(stack, binarize=binarize, stretch=1.5, background=0.0)).train.images
     low, high = data.extremes(images)
     assert low.shape == high.shape == (9, 8, 1)
     whole = images[np.arange(7)]
