@@ -48,7 +48,7 @@ class Train:
     beta: float = 1.0
     accumulate: int = 1
     average: float = 0.0
-    jitter: float = 0.0
+    jitter: float = 0.5
     precision: str = "float32"
     search: Search | None = settings.training(Search())
     search_every: int = 1

@@ -67,7 +67,7 @@ def weights(workdir):
 
 
 def losses(workdir):
-    return [row["loss"] for row in read_metrics(workdir)]
+    return [row["loss"] for row in read_metrics(workdir) if "loss" in row]
 
 
 @pytest.fixture(scope="module")

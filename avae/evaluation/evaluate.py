@@ -1,4 +1,4 @@
-"""All the numbers of the report: losses with and without search, orientations, latents, speed.
+"""All the numbers of the report: losses with and without search, health, orientations, latents, speed.
 
     results = evaluate(params, experiment.data, experiment.evaluation, baseline=plain)
     results.numbers["loss"]["avae"]["search"]["sampled"]    # {"mean": ..., "standard_error": ...}
@@ -26,6 +26,7 @@ from avae.evaluation.metrics import mean_and_error
 from avae.evaluation.posterior import Uncertain, least_certain
 from avae.evaluation.speed import speed
 from avae.experiment import Evaluation
+from avae.inference.health import health
 from avae.model import Params
 from avae.runtime.batches import over_batches
 from avae.runtime.devices import replicate
@@ -111,11 +112,10 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     background = params.model.background if data.background == AUTO else data.background
     data = dataclasses.replace(data, n_train=1, background=background)
     splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")
-    grey = load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve]
     inputs = Inputs(
         test=splits.test,
         upright=load(upright).test.images,
-        grey=grey,
+        grey=load(dataclasses.replace(upright, binarize="none")).test.images[: settings.n_curve],
         transform=data.transform,
         binarize=data.binarize,
         seed=data.seed,
@@ -146,6 +146,7 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         ),
         "loss": {name: _loss_numbers(score) for name, score in scores.items()},
         "search": _search_quality(params, test.images, found, settings),
+        "health": health(params, test.images)._asdict(),
         "curve": loss_curves(models, inputs.grey, settings.curve_step, inputs.binarize, key, inputs.background),
         "orientation": _orientation(rotations, test.labels, inputs.class_names),
         "mirrored": metrics.mirror_images(params.model.transform, found.alpha, rotations, labels),

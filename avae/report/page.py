@@ -25,11 +25,13 @@ from matplotlib.figure import Figure
 
 from avae.evaluation.evaluate import Results
 from avae.experiment import Experiment
+from avae.inference.health import Health, warnings
 from avae.report import figures, pictures, pose_figures
 from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
 from avae.runtime.files import write_whole
 from avae.runtime.nested import flatten
 from avae.runtime.progress import say
+from avae.settings import plan
 from avae.training.watch import read_metrics
 from avae.transforms import Mirrored
 
@@ -80,11 +82,19 @@ def write(
         pngs={name: base64.b64encode(png).decode() for name, png in pngs.items()},
         failed=failed,
         remarks=extra["remarks"],
+        warnings=[f"{text[0].upper()}{text[1:]}" for text in _unhealthy(numbers, model)],
         environment=extra["environment"],
         config=flatten(extra["config"]),
     )
     write_whole(path, page.encode("utf-8", "replace"))
     return path
+
+
+def _unhealthy(numbers: dict[str, Any], model: Any) -> list[str]:
+    """What `avae.inference.health` has to say of a model with poses."""
+    if not (numbers.get("health") and model.image_shape):
+        return []
+    return warnings(Health(**numbers["health"]), min(model.image_shape[:-1]), plan(model).search)
 
 
 def environment() -> dict[str, Any]:

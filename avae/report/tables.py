@@ -36,6 +36,7 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
         "bound": _bounds(numbers) if numbers.get("bound") else None,
         "excess": _excess(numbers),
         "search": _search(numbers),
+        "health": _health(numbers["health"]) if numbers.get("health") else None,
         "curve": _curve(numbers),
     }
     if numbers.get("mirrored"):
@@ -52,6 +53,18 @@ def tables(numbers: Mapping[str, Any]) -> dict[str, Table]:
     rows = [(label, number(numbers["speed"][key], ",.0f")) for label, key in speed.items()]
     found["speed"] = Table("Speed", ("examples/s",), rows)
     return {name: table for name, table in found.items() if table is not None}
+
+
+def _health(found: Mapping[str, float | None]) -> Table:
+    """The numbers of `avae.inference.health.Health`."""
+    rows = [
+        ("J of the search above a denser one, nats", number(found["gap"])),
+        ("examples where that is more than a nat", number(found["missed"], ".0%")),
+        ("what is moved by a known pose is found elsewhere by, at the rim", number(found["turned"])),
+        ("a latent direction moves the picture by, at the rim", number(found["drift"])),
+        ("of the change of the picture along it, a pose explains", number(found["drift_share"], ".0%")),
+    ]
+    return Table("Health of poses", ("",), rows)
 
 
 def mirror_images(numbers: Mapping[str, Any]) -> Table:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from avae.checks import check_images
 from avae.data import dataset as data
 from avae.experiment import Experiment
+from avae.inference.health import N_IMAGES
 from avae.model import Params
 from avae.runtime import devices
 from avae.training import run_folder
@@ -75,7 +76,8 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
             run_folder.keep_data(workdir, experiment.data)
             with Writer(workdir, first) as writer, stop_signal() as stop:
                 watch = Watch(train, workdir, writer, first, total)
-                state = _steps(experiment, state, batches, watch, checkpoints, stop)
+                some = np.asarray(images[np.arange(min(len(images), N_IMAGES))]) if train.search else None
+                state = _steps(experiment, state, batches, watch, checkpoints, stop, some)
     return trained(state, experiment)
 
 
@@ -97,8 +99,12 @@ def _steps(
     watch: Watch,
     checkpoints: Checkpoints,
     stop: Callable[[int], int | None],
+    some: np.ndarray | None,
 ) -> TrainState:
-    """Runs the steps that are left. A state is saved only after its step was seen to be finite."""
+    """Runs the steps that are left. A state is saved only after its step was seen to be finite.
+
+    At each checkpoint the health of poses is measured on `some` images.
+    """
     with watch:
         for step in range(watch.first, watch.total):
             with watch.reading():
@@ -106,12 +112,15 @@ def _steps(
             state, metrics = train_step(state, batch, experiment, devices.count(), index)
             watch.see(step, metrics)
             signum = stop(step)
-            if signum or step + 1 == watch.total or (step + 1) % experiment.train.checkpoint_every == 0:
+            saved = signum or step + 1 == watch.total or (step + 1) % experiment.train.checkpoint_every == 0
+            if saved:
                 watch.settle()
                 checkpoints.save(state, watch.mean_loss())
             if signum:
                 checkpoints.wait()
                 raise Interrupted(signum, step + 1, watch.workdir)
+            if saved and some is not None and devices.first_process():
+                watch.examine(step + 1, jax.device_get(state.params), some)
     return state
 
 

@@ -12,9 +12,12 @@ import jax
 import numpy as np
 
 from avae.experiment import Train
+from avae.inference.health import health, logged, warnings
+from avae.model import Params
 from avae.runtime.devices import first_process
 from avae.runtime.files import write_whole
 from avae.runtime.progress import Progress
+from avae.settings import plan
 
 try:
     from tensorboardX import SummaryWriter
@@ -134,6 +137,14 @@ class Watch:
         elif done == self.first + 1:
             self._begin(done)  # compilation does not count
         self._progress.advance(note=note)
+
+    def examine(self, step: int, params: Params, images: np.ndarray) -> None:
+        """Measures the health of poses after `step` on a few images, logs it, and says in words what is wrong."""
+        found = health(params, images)
+        self._writer.scalars(step, logged(found))
+        for sentence in warnings(found, min(images.shape[1:-1]), plan(params.model).search):
+            self._progress.say(f"step {step}: {sentence}")
+        self._begin(step)  # what this took is no part of the speed
 
     def mean_loss(self) -> float:
         """Mean training loss of the steps settled since this was last asked for; infinity if there are none."""
