@@ -42,8 +42,7 @@ class Stack:
 
     def make(self) -> Particles:
         """Draws objects and images; the same for the same description."""
-        rng = np.random.default_rng(self.seed)
-        objects = [_object(rng) for _ in range(self.objects)]
+        rng, objects = _objects(self)
         label, angle = rng.integers(self.objects, size=self.n), rng.uniform(0, 2 * math.pi, self.n)
         shift, mirrored = rng.uniform(-self.shift, self.shift, (self.n, 2)), rng.uniform(size=self.n) < self.mirrored
         seen = [_view(*objects[i], *rest, self.side) for i, *rest in zip(label, angle, shift, mirrored, strict=True)]
@@ -58,6 +57,18 @@ class Stack:
         x, y = shift.T
         pose = np.stack([angle, sin * y - cos * x, -sin * x - cos * y], axis=1)  # what takes the move and turn back
         return Particles(images[..., None].astype(np.float32), pose, label, mirrored, np.array(limit))
+
+
+def shown(stack: Stack, which: int, angle: float) -> np.ndarray:
+    """The picture [side, side] of one object of a stack, turned by an angle, without noise or shift."""
+    _, objects = _objects(stack)
+    return _view(*objects[which], angle, np.zeros(2), False, stack.side)[0]
+
+
+def _objects(stack: Stack) -> tuple[np.random.Generator, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """The objects of a stack, and the generator that goes on to draw their poses."""
+    rng = np.random.default_rng(stack.seed)
+    return rng, [_object(rng) for _ in range(stack.objects)]
 
 
 def _object(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

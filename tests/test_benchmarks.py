@@ -124,3 +124,57 @@ def test_stages_sum_to_the_search(script):
     search = counts.of_search(lambda search: counts.counted(lambda x: roofline.searched(params, x, search), x), SEARCH)
     assert stages == pytest.approx(search["flops"] / len(x), rel=0.15)
     assert counted["avae.align"]["flops"] > stages > SEARCH.n_starts * counted["forward pass"]["flops"]
+
+
+# --- particles with known poses -------------------------------------------------------------------------------------
+
+
+def test_particles_are_where_their_poses_say(script):
+    """image = warp(object, Rigid().matrix(pose))."""
+    particles = script("particles")
+    stack = particles.Stack(n=4, side=64, snr=1e6, brightness=0.0)
+    made = stack.make()
+    objects = np.stack([particles.shown(stack, label, 0.0) for label in made.label])[..., None]
+    moved = avae.warp(
+        jnp.asarray(objects, jnp.float32), jax.vmap(avae.Rigid().matrix)(jnp.asarray(made.pose, jnp.float32))
+    )
+    moved = np.asarray(moved - moved.mean((1, 2, 3), keepdims=True))
+    assert np.abs(moved / moved.std((1, 2, 3), keepdims=True) - made.images).max() < 0.15  # bilinear
+
+
+def test_the_limit_of_particles_is_that_of_numerical_slopes(script):
+    particles = script("particles")
+    thing, angle, shift, eps = particles._object(np.random.default_rng(0)), 0.7, np.array([0.05, -0.02]), 1e-5
+    view = lambda turn, x, y: particles._view(*thing, angle + turn, shift + [x, y], False, 32)[0]  # noqa: E731
+    picture, slopes = particles._view(*thing, angle, shift, False, 32)
+    steps = eps * np.eye(3)
+    numerical = [(view(*step) - view(*-step)) / (2 * eps) for step in steps]
+    np.testing.assert_allclose(slopes, numerical, atol=1e-6)
+    columns = np.stack([*numerical, picture, np.ones_like(picture)]).reshape(5, -1)
+    expected = 0.3 * np.sqrt(np.linalg.inv(columns @ columns.T)[0, 0])
+    np.testing.assert_allclose(particles._limit(picture, slopes, 0.3), expected, rtol=1e-5)
+
+
+def test_rivals_and_true_objects_find_the_poses_of_clear_particles(script):
+    pytest.importorskip("skimage", reason="only benchmarks/noise.py needs scikit-image")
+    noise, particles, drift = (script(name) for name in ("noise", "particles", "drift"))
+    stack = particles.Stack(n=40, side=32, snr=20.0, brightness=0.0, shift=0.0)
+    made = stack.make()
+    angle, label = noise.oracle(made.images, stack)
+    np.testing.assert_array_equal(label, made.label)
+    for found, limit in ((angle, 1), (noise.moments(made.images), 4), (noise.phase_correlation(made.images), 10)):
+        pull = np.concatenate([found[:, None], np.zeros((40, 2))], axis=1)
+        net = drift.metrics.net_rotation(avae.Rigid(), pull, made.pose)
+        assert np.median(drift.metrics.rotation_errors(net, made.label)) < limit
+
+
+def test_a_model_is_judged_by_true_poses(script):
+    """One that knows nothing is as wrong as chance; one step of training runs."""
+    drift = script("drift")
+    task = drift.particles(0, 128)
+    task = task._replace(test=task.test[:24], pose=task.pose[:24], label=task.label[:24])
+    params, steps = drift.trained(task, 1, {"batch_size": 128})
+    assert steps == 1
+    found = drift.judged(task, params)
+    assert 5 < found["median"] < 180
+    assert 0 <= found["cover_90"] <= 1
