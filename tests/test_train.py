@@ -17,7 +17,7 @@ import pytest
 import avae
 from avae.config import default, experiment
 from avae.data import dataset as data
-from avae.objective import pose_loss
+from avae.objective import batch_terms, pose_loss, predict
 from avae.training import checkpoint, loop, run_folder, step as training
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -113,10 +113,10 @@ def test_loss_falls(changes):
 @pytest.mark.parametrize("beta", [3.0])
 def test_no_gradient_flows_through_the_search(beta):
     """The step's gradient is that of J at the fixed pose that the search finds (envelope theorem), by the same J."""
-    exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta}))
+    exp = experiment(tiny(**{"train.clip_norm": 1e9, "train.warmup_steps": 0, "train.beta": beta, "train.jitter": 0.0}))
     images, state = jnp.asarray(data.load(exp.data).train.images[:16]), training.init_state(exp)
     key = jax.random.fold_in(jax.random.key(exp.train.seed), 0)
-    _, _, start_key, latent_key, _ = jax.random.split(key, 5)
+    _, _, start_key, latent_key, *_ = jax.random.split(key, 6)
     family = exp.model.transform
     by = pose_loss(state.params, family, beta=beta)
     alpha = avae.search(by, images, family, key=start_key, settings=exp.train.search).alpha
@@ -218,12 +218,40 @@ def test_interrupt_saves_the_step_it_was_at(tmp_path, monkeypatch):
         assert int(checkpoints.restore(training.init_state(experiment(tiny()))).step) == 10
 
 
+@pytest.mark.parametrize("family", ["rotation", "rigid"])
+def test_the_encoder_s_pose_is_off_by_half_a_pixel_at_the_rim(family):
+    exp = experiment(tiny(**{"transform.name": family}))
+    assert exp.train.jitter == 0.5
+    transform = exp.model.transform
+    alpha = jnp.tile(transform.identity, (2000, 1))
+    seen = training.jittered(alpha, exp, jax.random.key(0), (20, 30))
+    steps = jax.vmap(transform.step)(alpha, seen)
+    np.testing.assert_allclose(np.std(steps, axis=0), 0.5 * 2 / 20, rtol=0.1)
+    np.testing.assert_allclose(np.mean(steps, axis=0), 0, atol=0.005)
+
+
+def test_the_encoder_alone_sees_the_other_pose():
+    exp = experiment(tiny())
+    images, state = jnp.asarray(data.load(exp.data).train.images[:4]), training.init_state(exp)
+    alpha, seen = jnp.full((4, 1), 0.4), jnp.full((4, 1), 0.7)
+    found = batch_terms(state.params, images, alpha, None, seen)
+    np.testing.assert_allclose(found.kl, batch_terms(state.params, images, seen).kl, rtol=1e-5)
+    for x, a, b, reconstruction in zip(images, alpha, seen, found.reconstruction, strict=True):
+        shown = predict(state.params, x, exp.model.transform, a, None, b)
+        expected = -state.params.model.log_prob(state.params.weights, x, shown.mean)
+        np.testing.assert_allclose(expected, reconstruction, rtol=1e-4)
+    same = batch_terms(state.params, images, alpha, None, alpha)
+    np.testing.assert_allclose(same.total, batch_terms(state.params, images, alpha).total, rtol=1e-6)
+
+
 def test_resume_does_not_log_a_step_twice(straight, tmp_path):
     _, workdir = straight
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [10, 20, 30, 40]
+    text = (workdir / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30, 40]
+    assert [row["step"] for row in rows if "health_gap" in row] == [7, 14, 21, 28, 35, 40]
     fit(tiny(), workdir)  # nothing left to do
-    assert (workdir / "metrics.jsonl").read_text().count("\n") == 4
+    assert (workdir / "metrics.jsonl").read_text() == text
 
 
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(straight, tmp_path, capsys):

@@ -96,7 +96,7 @@ def train_step(
       gradient's norm and the learning rate.
     """
     key = jax.random.fold_in(jax.random.key(experiment.train.seed), state.step)
-    pose_key, stretch_key, start_key, latent_key, guess_key = jax.random.split(key, 5)
+    pose_key, stretch_key, start_key, latent_key, guess_key, jitter_key = jax.random.split(key, 6)
     if experiment.data.pose == "fresh":
         poses = jax.vmap(experiment.data.transform.sample)(jax.random.split(pose_key, images.shape[0]))
         stretches = factors(experiment.data, images.shape[0], stretch_key)
@@ -113,7 +113,7 @@ def train_step(
 
     seen = None
     if alpha is not None and experiment.train.jitter and experiment.model.transform.dof:
-        seen = jittered(alpha, experiment, jax.random.fold_in(key, 1), images.shape[1:-1])
+        seen = jittered(alpha, experiment, jitter_key, images.shape[1:-1])
 
     def loss(weights: Any) -> tuple[Array, Terms]:
         current = params.replace(weights=weights)
