@@ -155,7 +155,6 @@ def test_the_limit_of_particles_is_that_of_numerical_slopes(script):
 
 
 def test_rivals_and_true_objects_find_the_poses_of_clear_particles(script):
-    pytest.importorskip("skimage", reason="only benchmarks/noise.py needs scikit-image")
     noise, particles, drift = (script(name) for name in ("noise", "particles", "drift"))
     stack = particles.Stack(n=40, side=32, snr=20.0, brightness=0.0, shift=0.0)
     made = stack.make()
