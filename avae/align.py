@@ -18,6 +18,7 @@ from avae.objective import Alignment, Info, describe, pose_loss, starting_poses,
 from avae.runtime.parts import Layout, in_parts, in_turn, layout_of, side_by_side
 from avae.runtime.programs import compiled
 from avae.settings import Plan, Search, plan
+from avae.settle import settled
 from avae.solvers import Loss, Poses, Refined, Twin, best, refine, slides
 from avae.transforms import Transform, spread
 
@@ -30,12 +31,14 @@ class Found(NamedTuple):
       loss: their losses [B].
       info: see `Info`.
       prediction: that of `Refined`, for each.
+      covariance: that of the parabola to which a pose settled [B, dof, dof].
     """
 
     alpha: Array
     loss: Array
     info: Info
     prediction: Any = None
+    covariance: Array | None = None
 
 
 def search_one(
@@ -143,8 +146,9 @@ def _align(params: Params, x: Array, key: Array | None, family: Transform, plan:
     def one(x: Array) -> Alignment:
         starts, n_cells = starting_poses(params, x, family, plan, key)
         twin = twin_loss(params, x, family, plan.search.twin)
-        found = search_one(pose_loss(params, family), x, starts, family, plan.search, twin, n_cells)
-        return describe(params, x, family, found)
+        loss = pose_loss(params, family)
+        found = search_one(loss, x, starts, family, plan.search, twin, n_cells)
+        return describe(params, x, family, settled(loss, x, found, family, plan.search.n_settle))
 
     return in_parts(one, x, layout)
 

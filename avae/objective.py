@@ -65,7 +65,8 @@ class Alignment(NamedTuple):
       matrix: its pull map tau_alpha* [B, d, d+1].
       loss: J at alpha*, z at the posterior mean, in nats [B]. A maximum over poses: not a bound on log p(x).
       std: standard deviation of the pose [B, dof], in the units of a tangent step, whatever the latent: from the joint
-        curvature in pose and latent at this one mode (Laplace). Infinite along a direction in which the image says
+        curvature in pose and latent at this one mode (Laplace), or that of the parabola to which the pose settled
+        (`Search.n_settle`), if larger. Infinite along a direction in which the image says
         nothing, and for a blank image. It does not cover other modes (`avae.pose_posterior` does), errors of the model,
         or the orientation of each kind of object in the canonical frame, which is the model's own: compare poses of two
         images of one object.
@@ -213,14 +214,18 @@ def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key:
 
 def describe(params: Params, x: Array, transform: Transform, found: Any) -> Alignment:
     """What the pose that was found for x means; `found` is an `avae.align.Found` for one example."""
-    alpha, loss, info, prediction = found
+    alpha, loss, info, prediction, covariance = found
     if prediction is None:
         prediction = predict(params, x, transform, alpha)
+    std = pose_std(params, x, transform, alpha, prediction.mu) if transform.dof else jnp.zeros(0, alpha.dtype)
+    if covariance is not None:
+        seen = jnp.sqrt(jnp.diag(covariance))
+        std = jnp.where(jnp.isfinite(seen), jnp.maximum(std, seen), std)
     return Alignment(
         alpha=alpha,
         matrix=transform.matrix(alpha),
         loss=loss,
-        std=pose_std(params, x, transform, alpha, prediction.mu) if transform.dof else jnp.zeros(0, alpha.dtype),
+        std=std,
         canonical=params.model.to_canonical(x, transform, alpha),
         reconstruction=prediction.mean,
         latent=prediction.mu,
