@@ -1,6 +1,8 @@
 """Flags and fixtures that the tests share: small random models and pictures, made here, without any data file."""
 
+import gc
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -39,6 +41,16 @@ def x64():
 def cache_of_its_own(tmp_path_factory, monkeypatch):
     """Nothing that a test decodes goes into the cache of whoever runs it."""
     monkeypatch.setenv("AVAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_freed():
+    """A process may have so many maps of memory and no more (65,530 on Linux), and each program of a CPU takes some."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -66,10 +66,9 @@ def latents(rate, bright=0.0):
     return health(params, x), spread
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.3])
-def test_a_latent_that_turns_pictures_is_seen(rate):
-    found, spread = latents(rate)
-    np.testing.assert_allclose(found.drift, rate * spread * SIDE / 2, rtol=0.3)
+def test_a_latent_that_turns_pictures_is_seen():
+    found, spread = latents(0.3)
+    np.testing.assert_allclose(found.drift, 0.3 * spread * SIDE / 2, rtol=0.3)
     assert found.drift_share > 0.6  # turned twice, the picture is softer
 
 
