@@ -24,7 +24,7 @@ from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.solvers import CompositeLoss, GaussNewton
 from avae.transforms import Transform, check_family
-from avae.transforms.background import check_channels
+from avae.transforms.background import check_channels, warn_of_borders
 
 
 def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool = False) -> Array:
@@ -82,6 +82,8 @@ def images_for(params: Params, x: ArrayLike, *, canonical: bool = False) -> tupl
     shape = getattr(params.model.networks, "image_shape", None) or x.shape[1:]
     described = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     _check_networks(params.model.networks, structure, described, tuple(shape))
+    if params.model.transform.dof and not isinstance(x, Tracer):
+        warn_of_borders(x, params.model.background)
     return params, x
 
 

@@ -29,7 +29,7 @@ from avae.transforms.frame import Frame
 RANGES = {"max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
 TRANSFORM = {"name": "rotation", "mirror": False} | RANGES  # `mirror`: with the mirror images of all poses
 # What a search is described by, and its types; None for what holds otherwise.
-SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps"), int)
+SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps", "n_settle"), int)
 SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
 
 

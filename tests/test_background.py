@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,21 @@ def test_a_black_background_changes_no_program(images, params):
 def test_the_smaller_twin_has_the_background():
     model = avae.Model(avae.MLP((8, 8, 1), hidden=(4,)), background=0.5)
     assert avae.init(jax.random.key(0), model).reduced(2).model.background == (0.5,)
+
+
+def test_an_undeclared_background_is_told_of(params):
+    """Of any channel, with holes or without, and never under a trace or where no pose is searched."""
+    x = np.full((2, 12, 12, 1), 0.9, np.float32)
+    x[:, 4:8, 4:8] = 0.1
+    with pytest.warns(UserWarning, match=r"borders .* lie at \(0.9,\), .* background is \(0.0,\)"):
+        avae.align(params, x)
+    with pytest.warns(UserWarning, match="lie at"):
+        avae.align(params, np.ma.masked_less(x, 0.0 + (np.arange(144).reshape(1, 12, 12, 1) % 7 == 0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(avae.align)(params, x)
+        avae.align(params.replace(model=dataclasses.replace(params.model, background=0.9)), x)
+        avae.align(params.replace(model=dataclasses.replace(params.model, transform=avae.QuarterTurns())), x)
 
 
 def test_a_background_beside_networks_in_bfloat16(images, params):

@@ -129,7 +129,7 @@ def test_a_wrong_frame_is_a_sentence(frame, message):
 
 def test_a_complete_config_says_all_of_the_search():
     config = complete(plain(changed(transform__name="affine", search__top_k=3)))
-    search = {"n_starts": 512, "twin": 1, "top_k": 3, "n_local": (4, 4), "n_refined": 8, "n_steps": 12}
+    search = {"n_starts": 512, "twin": 1, "top_k": 3, "n_local": (4, 4), "n_refined": 8, "n_steps": 12, "n_settle": 0}
     assert config["search"] == search | {"solver": "gauss_newton", "damping": 0.01, "learning_rate": None}
     assert config["train"]["search"]["n_starts"] == 64
     assert config["train"]["search"]["enabled"]

@@ -7,6 +7,7 @@ from template import SIDE, picture, template
 
 import avae
 from avae import settings
+from avae.config import default, experiment
 from avae.settle import RISE, settle
 
 FAMILY = avae.Rigid(max_shift=0.5)
@@ -82,3 +83,15 @@ def test_under_noise_the_pose_that_settles_is_nearer():
     assert (moved.loss >= kept.loss - 1e-3).all()
     assert (moved.loss - kept.loss < RISE).all()
     assert np.isfinite(moved.std).all()
+
+
+def test_runs_settle_where_models_do():
+    """A config gives what a model of its own has, or what it says; training never settles."""
+    config = default()
+    assert experiment(config).model.search.n_settle == 0
+    config.likelihood.name = "gaussian"
+    described = experiment(config)
+    assert described.model.search.n_settle == settings.SETTLE
+    assert described.train.search.n_settle == 0
+    config.search.n_settle = 0
+    assert experiment(config).model.search.n_settle == 0

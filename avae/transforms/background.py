@@ -2,15 +2,20 @@
 
 import math
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from avae.runtime.mistake import Mistake
 
 SEEN = 1000  # images whose borders are looked at
 NUMBERS = 2**24  # in these images at most, but one image in any case
+FAR = 0.03  # of the range of all values: borders so far from the background are told of
 
 
 def levels(background: Any, name: str = "background") -> tuple[float, ...]:
@@ -54,3 +59,29 @@ def estimate_background(x: Any) -> tuple[float, ...]:
     inner[(slice(1, -1),) * inner.ndim] = True
     medians = np.ma.median(some[:, ~inner].reshape(-1, some.shape[-1]), axis=0)
     return tuple(np.ma.filled(medians, 0.0).astype(np.float32).tolist())
+
+
+def warn_of_borders(x: Array, background: tuple[float, ...]) -> None:
+    """Warns of images [B, *space, C] whose borders are not at the background: poses would answer for their corners."""
+    with jax.ensure_compile_time_eval():  # values are at hand even where the caller is being traced
+        off = bool(_is_off(x, jnp.asarray(background, x.dtype)))
+    if off:
+        borders = tuple(round(level, 3) for level in estimate_background(np.ma.masked_invalid(x)))
+        warnings.warn(
+            f"x: the borders of the images lie at {borders}, but the model's background is {background}, the level of "
+            "what a pose brings in from outside of the frame; expect wrong poses. Say what the background is: "
+            "avae.Model(..., background=avae.estimate_background(x))",
+            stacklevel=4,
+        )
+
+
+@jax.jit
+def _is_off(x: Array, background: Array) -> Array:
+    """Whether in some channel the median of the pixels at the borders of images [B, *space, C] is far from a level."""
+    near = FAR * (jnp.nanmax(x) - jnp.nanmin(x))
+    inner = np.zeros(x.shape[1:-1], bool)
+    inner[(slice(1, -1),) * inner.ndim] = True
+    border = x[:, ~inner].reshape(-1, x.shape[-1])
+    most = 0.5 * (~jnp.isnan(border)).sum(axis=0)
+    below, above = border < background[None] - near, border > background[None] + near
+    return ((below.sum(axis=0) > most) | (above.sum(axis=0) > most)).any()
