@@ -38,6 +38,7 @@ def check_images(x: ArrayLike, model: Model, *, name: str = "x", canonical: bool
         likelihood's range, images without any pixel that counts; the message says what was expected and what came.
     """
     masked = np.ma.is_masked(x)
+    x = x if model.values is None or canonical else model.values(x)
     array = x if isinstance(x, jax.Array) else np.asarray(x)
     dim = model.transform.dim
     expected = getattr(model.networks, "image_shape", None) if canonical else model.image_shape

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 from avae import settings
-from avae.data.described import AUTO, Data
+from avae.data.described import AUTO, OLD, Data
 from avae.experiment import Evaluation as Evaluation, Experiment as Experiment, Train as Train
 from avae.model import Model
 from avae.networks.mask import Mask
@@ -99,7 +99,8 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     model = _model(given)
     search = _filled(given["search"], settings.plan(model).search)
     training = _filled(given["train"]["search"], settings.training_of(model))
-    return given | {"search": search, "train": given["train"] | {"search": training}}
+    renamed = {key: "as_is" for key in ("pose", "test_pose") if given["data"][key] == OLD}
+    return given | {"data": given["data"] | renamed, "search": search, "train": given["train"] | {"search": training}}
 
 
 def _model(given: Mapping[str, Any]) -> Model:

@@ -15,6 +15,7 @@ from avae.networks.mask import Mask, check_mask, observed, present_means
 from avae.networks.pose_network import Beside
 from avae.networks.precision import Cast
 from avae.networks.vae import MLP, Bernoulli, Posterior, Weights, block_means
+from avae.networks.values import Values
 from avae.runtime.mistake import Mistake
 from avae.settings import Search
 from avae.transforms import Rotation, Transform, check_family
@@ -37,9 +38,9 @@ class Model:
       background: the level outside of the images, for all channels or one for each (`avae.estimate_background`); both
         warps fill with it what they do not find in the frame.
       mask: an `avae.Mask`, how often each pixel of an image counts in the likelihood; None for once each.
-      missing: whether pixels of images may be NaN, which means that they are missing. Need not be set: functions that
-        take images set it where they are given a NumPy masked array.
+      missing: whether pixels may be NaN, which means missing; functions that are given a masked array set it.
       pose_network: an `avae.PoseNetwork` that proposes poses, or None; its weights are beside those of the networks.
+      values: what is made of raw values at the door, as the reader of the training data did; None for nothing.
     """
 
     networks: Any = MLP()
@@ -51,6 +52,7 @@ class Model:
     background: Any = (0.0,)  # always a tuple, once it is made
     mask: Mask | None = None
     missing: bool = False
+    values: Values | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):

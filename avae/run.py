@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,6 +9,7 @@ from avae.config import experiment
 from avae.evaluation.evaluate import evaluate
 from avae.evaluation.history import history
 from avae.experiment import Experiment
+from avae.model import Params
 from avae.report import page
 from avae.report.figures import orientation_strip, save
 from avae.report.tables import as_text
@@ -23,7 +23,7 @@ from avae.training.checkpoint import load
 from avae.training.loop import fit
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Params:
     """Trains what `config` describes and its plain baseline and writes the report of both; returns the `Params`.
 
     Started again it goes on where it was stopped.
@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
     return params
 
 
-def fit_config(config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+def fit_config(config: ConfigDict, workdir: str | os.PathLike[str]) -> Params:
     """The `Params` that `config` describes, trained in the folder `workdir`; see `avae.training.loop.fit`."""
     workdir, described = expanded(workdir), experiment(config)
     run_folder.check(workdir, config)
@@ -84,12 +84,12 @@ def report(
     workdir = expanded(workdir)
     if baseline is None and (workdir / "baseline").is_dir():
         baseline = workdir / "baseline"
-    params, described = load(workdir, best=best), run_folder.load_experiment(workdir, data)
+    params, described = load(workdir, best=best, as_read=True), run_folder.load_experiment(workdir, data)
     run_folder.check_data(workdir, described.data)
     plain_params, remarks = None, []
     if baseline is not None:
         baseline = expanded(baseline)
-        plain_params = load(baseline)
+        plain_params = load(baseline, as_read=True)
         remarks = differences(run_folder.load_experiment(workdir), run_folder.load_experiment(baseline))
     results = evaluate(params, described.data, described.evaluation, baseline=plain_params)
     if (floor := results.numbers["floor"]) is not None:

@@ -113,17 +113,20 @@ def of_family(family: Transform, reducible: Callable[[int], bool] = lambda facto
     return ALONE if family.dof == 0 else Search()
 
 
-def training(search: Search, slides: bool = False) -> Search:
+def training(search: Search, slides: bool = False, turns: int = 2) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
     Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
     rotated digits, but leave more classes at two orientations (docs/results.md). Where J `slides`, what all shifts of
-    the starts cost is saved on the poses around them.
+    the starts cost is saved on the poses around them, and on starts that differ by fewer than two `turns`; four are
+    kept, for the encoder first sees them off their centre: of two, too many are wrong, and objects settle at two
+    orientations.
     """
+    few = slides and turns < 2
     return dataclasses.replace(
         search,
-        n_starts=min(search.n_starts, 64),
-        top_k=min(search.top_k, 2),
+        n_starts=min(search.n_starts, 32 if few else 64),
+        top_k=min(search.top_k, 4 if slides else 2),
         n_local=() if slides else tuple(min(n, 4) for n in search.n_local),
         n_refined=min(search.n_refined, 2),
         n_steps=min(search.n_steps, 3),
@@ -133,9 +136,10 @@ def training(search: Search, slides: bool = False) -> Search:
 def training_of(model: Any) -> Search:
     """The search of a model inside a training step; with mirror images, as for `of_family`."""
     family, slides = model.transform, can_slide(model, model.transform)
+    turns = family.dof - family.shifts
     if isinstance(family, Mirrored):
-        return _both_hands(training(of_family(family.family), slides))
-    return training(of_family(family), slides)
+        return _both_hands(training(of_family(family.family), slides, turns))
+    return training(of_family(family), slides, turns)
 
 
 def can_slide(model: Any, family: Transform) -> bool:

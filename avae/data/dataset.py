@@ -93,6 +93,8 @@ def load(data: Data) -> Splits:
         seed=data.seed,
         side=data.side,
         up=data.up,
+        mean=data.mean,
+        std=data.std,
     )
     if data.background == AUTO:
         data = dataclasses.replace(data, background=estimate_background(raw.train_images))

@@ -2,16 +2,20 @@
 
 import dataclasses
 import difflib
+import math
+import pathlib
 from typing import Any
 
 from avae.data import sources
 from avae.data.sources import meshes
+from avae.networks.values import Values
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.transforms import Rotation, Transform
 from avae.transforms.background import levels
 
-POSES = ("fixed", "upright", "fresh")
+POSES = ("fixed", "as_is", "fresh")
+OLD = "upright"  # what "as_is" was called; still taken
 BINARIZE = ("none", "threshold", "sample")
 AUTO = "auto"
 
@@ -23,9 +27,9 @@ class Data:
     Attributes:
       name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
         Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see `sources.read`.
-      pose: "fixed" (one random pose per image, by seed), "upright" (as they are), or "fresh" (a new random pose each
+      pose: "fixed" (one random pose per image, by seed), "as_is", or "fresh" (a new random pose each
         time a training image is drawn; test images are at fixed poses).
-      test_pose: the same for test images alone: "fixed" or "upright"; "" for what `pose` says.
+      test_pose: the same for test images alone: "fixed" or "as_is"; "" for what `pose` says.
       transform: the family from whose prior poses are drawn; its dimension says whether the data are images or volumes.
       seed: of poses, of binarisation, and of the split where the source has none.
       n_train: training images used, at most 12,000 of the digits.
@@ -38,6 +42,8 @@ class Data:
         [1 / stretch, stretch], before its pose (random anisotropic scaling); 1 for none, at most 4.
       background: the level outside of the upright images, a number for all channels or a tuple of one for each, or
         "auto": in each channel the median of the border pixels of the training images.
+      mean: what is taken from each value of the source, as it is read (8-bit values as fractions of 255).
+      std: by what the rest is divided; 0 and 1 leave the values as they are.
     """
 
     name: str = "digits"
@@ -52,11 +58,16 @@ class Data:
     up: str = "z"
     stretch: float = 1.0
     background: Any = AUTO  # or a tuple, once it is made
+    mean: float = 0.0
+    std: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in ("pose", "test_pose"):
+            if getattr(self, field) == OLD:
+                object.__setattr__(self, field, "as_is")
         for field, value, allowed in (
             ("pose", self.pose, POSES),
-            ("test_pose", self.test_pose, ("", "fixed", "upright")),
+            ("test_pose", self.test_pose, ("", "fixed", "as_is")),
             ("binarize", self.binarize, BINARIZE),
             ("up", self.up, meshes.UPS),
         ):
@@ -73,10 +84,20 @@ class Data:
             raise Mistake(f"data: expected n_train and n_test of at least 1, got {self.n_train} and {self.n_test}")
         if self.side < 8:
             raise Mistake(f"data.side: expected at least 8 voxels, got {self.side}")
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise Mistake(f"data: expected a finite mean and a finite std above 0, got {self.mean} and {self.std}")
         if not 1 <= self.stretch <= 4:
             raise Mistake(f"data.stretch: expected a factor from 1 (none) to 4, got {self.stretch}")
         if self.pose == "fresh" and self.binarize != "none":
             raise Mistake('data: pose "fresh" resamples grey images at every draw and cannot be binarized beforehand')
+
+    @property
+    def values(self) -> Values | None:
+        """What the reader makes of raw values in files; None for what is embedded or downloaded."""
+        if self.name in sources.EMBEDDED or self.name.startswith(sources.tfds.PREFIX):
+            return None
+        alone = pathlib.Path(self.name).suffix.lower() in sources.mrc.SUFFIXES
+        return Values(self.mean, self.std, alone)
 
     @property
     def outside(self) -> tuple[float, ...]:

@@ -111,7 +111,7 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
     """
     background = params.model.background if data.background == AUTO else data.background
     data = dataclasses.replace(data, n_train=1, background=background)
-    splits, upright = load(data), dataclasses.replace(data, pose="upright", test_pose="")
+    splits, upright = load(data), dataclasses.replace(data, pose="as_is", test_pose="")
     inputs = Inputs(
         test=splits.test,
         upright=load(upright).test.images,

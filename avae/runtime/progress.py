@@ -1,8 +1,10 @@
 """What a long job tells people: how far it is, and sentences."""
 
 import codecs
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -39,10 +41,11 @@ class Progress(tqdm):
     """
 
     monitor_interval = 0  # no thread beside it
+    shown = True
 
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step", every: int = 100) -> None:
         shared: dict[str, Any] = {"desc": title, "total": total, "initial": done, "unit": unit}
-        shared["disable"] = not first_process()
+        shared["disable"] = not (first_process() and Progress.shown)
         self._lines, self._shown = not sys.stderr.isatty(), -1
         if self._lines:  # tqdm's own output, which returns to the start of the line, goes nowhere
             form = "{desc}: {n_fmt}/{total_fmt} {unit}s, {remaining} left{postfix}"
@@ -68,3 +71,13 @@ class Progress(tqdm):
         """A line that does not break the bar."""
         if not self.disable:
             self.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def quiet(is_quiet: bool = True) -> Iterator[None]:
+    """Nothing is shown of what goes on in the block."""
+    before, Progress.shown = Progress.shown, Progress.shown and not is_quiet
+    try:
+        yield
+    finally:
+        Progress.shown = before

@@ -1,6 +1,7 @@
 """The checkpoints of a run: workdir/checkpoints/<step>/, the newest few and the best. All of Orbax is in this file."""
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import operator
@@ -32,8 +33,7 @@ class NotSaved(OSError):
 class Checkpoints:
     """The checkpoints of one run, written in the background, made visible only when whole.
 
-    Every process calls every method, in the same order, from one thread; each writes what it holds, to storage that
-    all of them see.
+    Every process calls every method, in the same order, from one thread, on storage that all of them see.
 
     Args:
       workdir: the folder of the run.
@@ -164,7 +164,7 @@ class Checkpoints:
                     self._checkpointer.close()
 
 
-def load(workdir: str | os.PathLike[str], *, best: bool = False) -> Params:
+def load(workdir: str | os.PathLike[str], *, best: bool = False, as_read: bool = False) -> Params:
     """A trained run: its model and the newest weights; their running average, if the run kept one.
 
     It only reads: a run can be loaded while it trains, and from where nothing can be written.
@@ -172,9 +172,10 @@ def load(workdir: str | os.PathLike[str], *, best: bool = False) -> Params:
     Args:
       workdir: the folder given to (or chosen by) train.py; `~` is the home folder.
       best: take the checkpoint with the lowest training loss instead.
+      as_read: for images that were read by a reader of data, not for raw ones.
 
     Returns:
-      `Params`, ready for `avae.align`, on one device or on many.
+      `Params`, ready for `avae.align`, on one device or on many; of a run on files, for raw values as they hold them.
 
     Raises:
       Mistake: if there is no run in `workdir`, or nothing in it that can be read.
@@ -185,7 +186,8 @@ def load(workdir: str | os.PathLike[str], *, best: bool = False) -> Params:
         state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
         raise Mistake(f"{workdir}: the run has not saved a checkpoint yet")
-    return _params(state, experiment)
+    values = None if as_read else experiment.data.values
+    return _params(state, experiment).replace(model=dataclasses.replace(experiment.model, values=values))
 
 
 def load_all(workdir: str | os.PathLike[str]) -> Iterator[tuple[int, Params]]:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, tfds
+from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, tfds, walk
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
-from avae.data.sources.stacks import Rows, Stack, draw, index
+from avae.data.sources.stacks import Rows, Stack, draw, index, shifted
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 
@@ -28,7 +28,18 @@ class Raw(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side: int = 32, up: str = "z") -> Raw:
+def read(
+    name: str,
+    *,
+    dim: int,
+    n_train: int,
+    n_test: int,
+    seed: int = 0,
+    side: int = 32,
+    up: str = "z",
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Raw:
     """The examples of one source; what is on disk stays there until its rows are asked for.
 
     Args:
@@ -42,6 +53,8 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
         examples, the next `n_train` training examples. The digits keep their order, drawn once and for all.
       side: voxels along each axis of a mesh.
       up: the axis of meshes that points up, "y" or "z".
+      mean: taken from each value of a stack.
+      std: by what the rest is divided.
 
     Returns:
       `Raw`.
@@ -53,7 +66,7 @@ def read(name: str, *, dim: int, n_train: int, n_test: int, seed: int = 0, side:
     path = expanded(name)
     if dim == 3 and name not in EMBEDDED and path.is_dir():
         return _meshes(path, n_train, n_test, seed, side, up)
-    train, test = _stacks(name, path, dim)
+    train, test = stacks(name, dim, mean, std)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
     class_names, labels = index(train, test)
     parts = Rows(train, rows[0]), Rows(test, rows[1])
@@ -82,7 +95,7 @@ def fingerprint(name: str, *, dim: int) -> str:
     path = expanded(name)
     if name not in EMBEDDED and path.is_dir():
         return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
-    train, test = _stacks(name, path, dim)
+    train, test = stacks(name, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
 
 
@@ -113,8 +126,40 @@ def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
         raise Mistake(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
 
 
-def _stacks(name: str, path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
-    """The training and test stack of a source; twice the same if it has no split."""
+def dimension(name: str) -> int:
+    """2 for a source of images, 3 for one of volumes, by what it holds.
+
+    Raises:
+      Mistake: if it is missing, damaged, or neither.
+    """
+    path = expanded(name)
+    if name in EMBEDDED or name.startswith(tfds.PREFIX):
+        return EMBEDDED.get(name, 2)
+    if path.is_dir():
+        return 3 if walk.holds(path, meshes.SUFFIXES) else 2
+    try:
+        train, _ = stacks(name, 2)
+    except Mistake:
+        stacks(name, 3)
+        return 3
+    return 2 if train.images.ndim == 4 and train.images.shape[-1] <= 4 else 3
+
+
+def stacks(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
+    """The training and test stack of a source, in its own order; twice the same if it has no split.
+
+    Their values are read less `mean` and over `std`.
+
+    Raises:
+      Mistake: as `read`.
+    """
+    return shifted(*_stacks(name, dim), mean, std)
+
+
+def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
+    path = expanded(name)
+    if dim == 3 and name not in EMBEDDED and path.is_dir():
+        raise Mistake(f"data.name: expected a stack, got the folder of meshes {path}; save its volumes as one .npy")
     if name in EMBEDDED:
         return embedded.read(name)
     if name.startswith(tfds.PREFIX):

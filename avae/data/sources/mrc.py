@@ -15,6 +15,7 @@ import numpy as np
 from avae.data.sources.arrays import with_channels
 from avae.data.sources.stacks import Stack
 from avae.data.sources.walk import text
+from avae.networks.values import standardised
 from avae.runtime.mistake import Mistake
 
 SUFFIXES = (".mrc", ".mrcs")
@@ -49,7 +50,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 
 def _mapped(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """What a file holds, left on disk, and what is odd about it."""
-    mrcfile = _mrcfile()
+    mrcfile = package()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -88,16 +89,7 @@ def _geometry(header: Any, dim: int) -> list[str]:
     return odd
 
 
-def standardised(images: np.ndarray) -> np.ndarray:
-    """Each example of [N, *space, C] with mean 0 and standard deviation 1, float32; all 0 where it is constant."""
-    axes = tuple(range(1, images.ndim))
-    values = images.astype(np.float32)
-    values -= values.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
-    spread = values.std(axis=axes, keepdims=True, dtype=np.float64)
-    return values / np.where(spread > 0, spread, 1).astype(np.float32)
-
-
-def _mrcfile() -> Any:
+def package() -> Any:
     """The package of the extra "mrc", imported only where there is such a file."""
     try:
         import mrcfile

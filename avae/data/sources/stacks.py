@@ -31,6 +31,18 @@ class Stack(NamedTuple):
     scale: Callable[[np.ndarray], np.ndarray] = real
 
 
+def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, Stack]:
+    """The stacks with their values less `mean` and over `std`."""
+
+    def of(stack: Stack) -> Stack:
+        return stack._replace(scale=lambda images: (stack.scale(images) - np.float32(mean)) / np.float32(std))
+
+    if (mean, std) == (0.0, 1.0):
+        return train, test
+    both = of(train)
+    return both, both if train is test else of(test)
+
+
 def halves(
     arrays: Mapping[str, np.ndarray], what: str, scale: Callable[[np.ndarray], np.ndarray] = real
 ) -> tuple[Stack, Stack]:

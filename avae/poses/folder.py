@@ -1,0 +1,98 @@
+"""A folder of poses, from a run and a data set to what people and tools open."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from avae.data import sources
+from avae.data.sources.stacks import Stack, index
+from avae.model import Params
+from avae.poses import averages as means, export, images, page, stream, table
+from avae.runtime.files import expanded
+from avae.runtime.mistake import Mistake
+from avae.training import run_folder
+from avae.training.checkpoint import load
+
+
+def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool = False) -> pathlib.Path:
+    """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
+
+    Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
+    of latents, the images explained worst, and index.html, which shows them.
+
+    Raises:
+      Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
+    """
+    params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
+    stack, labels = _all(name, described.data.transform.dim, described.data)
+    images.check_shape(stack, params.model.image_shape)
+    source = pathlib.Path(name)
+    job = stream.Job(
+        params=params,
+        stack=stack,
+        out=out,
+        suffix=images.suffix_of(source),
+        described={
+            "run": str(run.absolute()),
+            "weights": _fingerprint(params),
+            "data": sources.fingerprint(name, dim=described.data.transform.dim),
+            "images": len(stack.images),
+        },
+        header=source if source.suffix.lower() in sources.mrc.SUFFIXES else None,
+    )
+    rows = stream.run(job)
+    space = stack.images.shape[1:-1]
+    facts = {"space": space, "source": str(source.absolute()), "family": str(params.model.transform)}
+    table.write_npz(out / "poses.npz", rows, labels, facts)
+    table.write_csv(out / "poses.csv", rows, params.model.transform, space, labels)
+    table.write_header(out / "columns.txt", params.model.transform)
+    aligned = images.opened(out / f"aligned{job.suffix}")
+    groups = means.averages(stack.images, aligned, rows, labels)
+    np.savez(out / "averages.npz", raw=groups.raw, aligned=groups.aligned, count=groups.count, group=groups.group)
+    page.write(out, stack.images, aligned, rows, groups, params, labels)
+    return out / "index.html"
+
+
+def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
+    """Writes the poses in a folder for another tool; returns where.
+
+    Raises:
+      Mistake: if the folder holds no poses, or the tool has no place for them.
+    """
+    if not (folder / "poses.npz").exists():
+        raise Mistake(f"{folder}: expected a folder that `avae align` wrote to its end, but there is no poses.npz")
+    if kind in ("csv", "npz"):
+        content = (folder / f"poses.{kind}").read_bytes()
+        if path is None:
+            return folder / f"poses.{kind}"
+        expanded(path).write_bytes(content)
+        return expanded(path)
+    target = expanded(path) if path else folder / ("poses.star" if kind == "star" else "itk")
+    if kind == "itk":
+        export.itk(folder, target)
+    else:
+        export.star(folder, target)
+    return target
+
+
+def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
+    """All examples of a source in its order, those for training first, and their labels."""
+    train, test = sources.stacks(name, dim, mean=data.mean, std=data.std)
+    names, indices = index(train, test)
+    if train is test:
+        stack, which = train, indices[0]
+    else:
+        both = images.Joined(train.images, test.images)
+        stack, which = train._replace(images=both), np.concatenate(indices)
+    given = train.labels is not None or test.labels is not None
+    return stack, [names[k] for k in which] if given and names else None
+
+
+def _fingerprint(params: Params) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params.weights):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""Aligned images on disk, in the format, dtype and value range of the data, written a batch at a time."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from avae.data.sources.mrc import package
+from avae.data.sources.stacks import Stack
+from avae.runtime.mistake import Mistake
+
+SUFFIXES = {".npy": ".npy", ".npz": ".npy", ".mrc": ".mrcs", ".mrcs": ".mrcs", ".tif": ".tif", ".tiff": ".tif"}
+
+
+class Values:
+    """Stored values as a model sees them, and back: a line through the least and the largest of each image.
+
+    Args:
+      raw: images [B, *space, C] as stored.
+      scale: what the reader makes of them.
+    """
+
+    def __init__(self, raw: np.ndarray, scale: Any) -> None:
+        self.seen = scale(raw)
+        axes = tuple(range(1, raw.ndim))
+        kind = raw.dtype
+        low, high = (np.asarray(end(raw, axis=axes, keepdims=True), np.float64) for end in (np.min, np.max))
+        seen_low, seen_high = (end(self.seen, axis=axes, keepdims=True).astype(np.float64) for end in (np.min, np.max))
+        span = seen_high - seen_low
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self._slope = np.where(span > 0, (high - low) / np.where(span > 0, span, 1), 1.0)
+        self._low, self._seen_low, self._kind = low, seen_low, kind
+
+    def stored(self, seen: np.ndarray) -> np.ndarray:
+        """What such values would be as stored, in the dtype of the images."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = self._low + (seen - self._seen_low) * self._slope
+            if self._kind.kind == "b":
+                return values > 0.5
+            if self._kind.kind in "iu":
+                info = np.iinfo(self._kind)
+                values = np.clip(np.rint(np.nan_to_num(values)), info.min, info.max)
+            return values.astype(self._kind)
+
+
+class Joined:
+    """Two stacks one behind the other, read a slice at a time."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        self._parts, self.dtype = (first, second), first.dtype
+        self.shape = (len(first) + len(second), *first.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            first, second, n = *self._parts, len(self._parts[0])
+            return np.concatenate([first[start : min(stop, n)], second[max(0, start - n) : max(0, stop - n)]])
+        rows = np.atleast_1d(index)
+        n = len(self._parts[0])
+        picked = [self._parts[row >= n][row - n * (row >= n)] for row in rows]
+        return np.stack(picked) if np.ndim(index) else picked[0]
+
+
+class _Npy:
+    """A .npy file."""
+
+    def __init__(self, path: pathlib.Path, like: np.ndarray) -> None:
+        mode = "r+" if path.exists() else "w+"
+        self._file = np.lib.format.open_memmap(path, mode, None if mode == "r+" else like.dtype, like.shape)
+
+    def write(self, index: np.ndarray, images: np.ndarray) -> None:
+        self._file[index[0] : index[-1] + 1] = images
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+class _Tif:
+    """A TIFF file of one page per image."""
+
+    def __init__(self, path: pathlib.Path, like: Any) -> None:
+        shape = like.shape if like.shape[-1] > 1 else like.shape[:-1]
+        photometric = "rgb" if like.shape[-1] in (3, 4) else "minisblack"
+        stored = np.dtype(np.uint8) if like.dtype == bool else like.dtype
+        if not path.exists():
+            tifffile.memmap(path, shape=shape, dtype=stored, photometric=photometric, bigtiff=True)
+        self._file = tifffile.memmap(path, mode="r+")
+        self._shape = like.shape
+
+    def write(self, index: np.ndarray, images: np.ndarray) -> None:
+        self._file.reshape(self._shape)[index[0] : index[-1] + 1] = images
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+class _Mrc:
+    """An .mrcs file with the sample spacing of the data."""
+
+    def __init__(self, path: pathlib.Path, like: Any, header: pathlib.Path | None) -> None:
+        mrcfile: Any = package()
+        if path.exists():
+            self._file = mrcfile.mmap(path, "r+", permissive=True)
+            return
+        mode, shape = mrcfile.utils.mode_from_dtype(like.dtype), like.shape[:-1]
+        self._file = mrcfile.new_mmap(path, shape, mode, overwrite=True)
+        if header is not None:
+            with mrcfile.open(header, header_only=True, permissive=True) as old:
+                self._file.voxel_size = old.voxel_size
+        self._file.set_image_stack() if len(shape) == 3 else self._file.set_volume()
+
+    def write(self, index: np.ndarray, images: np.ndarray) -> None:
+        self._file.data[index[0] : index[-1] + 1] = images[..., 0]
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.update_header_stats()
+        self._file.close()
+
+
+def writer(path: pathlib.Path, like: Any, header: pathlib.Path | None = None) -> Any:
+    """Something with `write(index, images)` and `close()`, for images of the shape and dtype of `like` [N, *space, C].
+
+    Args:
+      path: of the file; its suffix says the format. What is there already is written over, image by image.
+      like: the images as stored.
+      header: an MRC file with the sample spacing.
+    """
+    if path.suffix == ".mrcs":
+        return _Mrc(path, like, header)
+    return (_Tif if path.suffix == ".tif" else _Npy)(path, like)
+
+
+def opened(path: pathlib.Path) -> np.ndarray:
+    """The images [N, *space, C] of a file that `writer` wrote, mapped from it."""
+    if path.suffix == ".mrcs":
+        return package().mmap(path, "r", permissive=True).data[..., None]
+    if path.suffix == ".tif":
+        images = tifffile.memmap(path, mode="r")
+        return images[..., None] if images.ndim == 3 else images
+    return np.load(path, mmap_mode="r")
+
+
+def suffix_of(source: pathlib.Path) -> str:
+    """The format in which images of a source are written: its own where that holds stacks, else .npy."""
+    return SUFFIXES.get(source.suffix.lower(), ".npy")
+
+
+def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:
+    """Raises Mistake if the examples are not those that a run was trained on."""
+    if shape and stack.images.shape[1:] != tuple(shape):
+        raise Mistake(
+            f"{stack.what}: expected examples {tuple(shape)}, as the run was trained on, got {stack.images.shape[1:]}"
+        )

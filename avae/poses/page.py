@@ -1,0 +1,91 @@
+"""index.html of a folder of poses: averages of each group, and the images to doubt. No network, no script."""
+
+import base64
+import pathlib
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from avae.model import Params
+from avae.poses import table
+from avae.poses.averages import WORST, Averages, montage, worst
+from avae.runtime.files import write_whole
+
+SHOWN = 24  # groups
+TEMPLATE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Poses of {{ n }} images</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
+img { image-rendering: pixelated; max-width: 100%; background: #8883 }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8885 }
+.pair { display: flex; flex-wrap: wrap; gap: 2rem }
+</style>
+<h1>Poses of {{ "{:,}".format(n) }} images</h1>
+<p>{{ "{:,}".format(bad) }} could not be aligned. J falls by {{ "%.1f"|format(gain) }} nats in the median when an image
+is aligned.{% if mirrored is not none %} {{ "%.0f"|format(100 * mirrored) }} % are mirror images.{% endif %}
+Tables: <a href="poses.csv">poses.csv</a> (<a href="columns.txt">columns</a>), poses.npz.</p>
+<h2>Averages</h2>
+<p>Of the {{ kind }}, in the order of the table: as the images are, and aligned.</p>
+<div class="pair">
+<figure><img alt="averages of the images as they are" src="{{ raw }}"><figcaption>as they are</figcaption></figure>
+<figure><img alt="averages of the aligned images" src="{{ aligned }}"><figcaption>aligned</figcaption></figure>
+</div>
+<table><tr><th>group</th><th>images</th><th>J, median</th><th>std of the pose, median</th></tr>
+{% for row in groups %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+<h2>Images to doubt</h2>
+<p>The images that the model explains worst, the worst first; rows {{ rows }}.</p>
+<img alt="the images that are explained worst" src="{{ doubted }}">
+</html>
+"""
+
+
+def write(
+    out: pathlib.Path,
+    images: Any,
+    aligned: Any,
+    rows: np.ndarray,
+    groups: Averages,
+    params: Params,
+    labels: list[str] | None,
+) -> None:
+    """Writes averages.png, averages_raw.png, worst.png and index.html into `out`."""
+    family, space = params.model.transform, images.shape[1:-1]
+    columns = table.columns(np.asarray(rows), family, space)
+    doubted = worst(rows)
+    side = int(np.ceil(np.sqrt(min(SHOWN, len(groups.names)))))
+    montage(groups.raw[:SHOWN], side, out / "averages_raw.png")
+    montage(groups.aligned[:SHOWN], side, out / "averages.png")
+    montage(
+        np.stack([np.asarray(images[int(row)]) for row in doubted]), int(np.ceil(np.sqrt(WORST))), out / "worst.png"
+    )
+    finite = np.asarray(rows["finite"])
+    gain = np.asarray(rows["loss_at_identity"] - rows["loss"])[finite]
+    first = next((name for name in columns if name.startswith("std_")), None)
+    lines = []
+    for k, name in enumerate(groups.names[:SHOWN]):
+        of_group = groups.group == k
+        spread = (
+            "" if first is None or not of_group.any() else f"{np.median(columns[first][of_group]):.3g} ({first[4:]})"
+        )
+        loss = f"{np.median(rows['loss'][of_group]):.1f}" if of_group.any() else ""
+        lines.append((name, f"{groups.count[k]:,}", loss, spread))
+    text = jinja2.Environment(autoescape=True).from_string(TEMPLATE).render(
+        n=len(rows),
+        bad=int((~finite).sum()),
+        gain=float(np.median(gain)) if len(gain) else 0.0,
+        mirrored=float(columns["mirrored"][finite].mean()) if columns["mirrored"].any() else None,
+        kind="labels" if labels else "groups that k-means finds in the latents",
+        raw=_inline(out / "averages_raw.png"),
+        aligned=_inline(out / "averages.png"),
+        doubted=_inline(out / "worst.png"),
+        groups=lines,
+        rows=", ".join(map(str, doubted.tolist())),
+    )  # fmt: skip
+    write_whole(out / "index.html", text)
+
+
+def _inline(path: pathlib.Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,0 +1,166 @@
+"""A data set aligned into a folder: any number of images in bounded memory, resumed where it was stopped.
+
+DIR/job.json      what is aligned by which run; a folder belongs to one job
+DIR/rows.npy      the table, written in place while the job runs
+DIR/aligned.*     the aligned images, in the format, dtype and value range of the data
+
+Batches have fixed places, so that a job that was stopped ten times writes what an undisturbed one writes.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avae.align import align
+from avae.data.sources.stacks import Stack
+from avae.model import Params
+from avae.poses import table
+from avae.poses.images import Values, writer
+from avae.runtime import devices
+from avae.runtime.batches import at_once
+from avae.runtime.files import write_whole
+from avae.runtime.mistake import Mistake
+from avae.runtime.progress import Progress
+from avae.transforms.warp import warp
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is aligned, by what, where to: `described` is what it is recognised by."""
+
+    params: Params
+    stack: Stack
+    out: pathlib.Path
+    suffix: str
+    described: dict[str, Any]
+    header: pathlib.Path | None = None  # an MRC file of which the aligned images take the sample spacing
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return len(self.stack.images)
+
+    @property
+    def size(self) -> int:
+        """Images in a batch: a whole number on each device."""
+        size = min(self.n, at_once(self.stack.images.shape[1:]))
+        return -(-size // devices.count()) * devices.count()
+
+
+def run(job: Job) -> np.ndarray:
+    """Aligns all images, or those that are left; returns the table, mapped from its file.
+
+    Raises:
+      Mistake: if the folder holds another job, or anything else, or no image can be aligned.
+      OSError: if something cannot be written; what was written before is kept, and the job goes on from there.
+    """
+    claim(job)
+    rows = _rows(job)
+    pictures = writer(job.out / f"aligned{job.suffix}", job.stack.images, job.header)
+    first = int(np.argmin(rows["done"])) if not rows["done"].all() else job.n
+    with Progress(f"aligning into {job.out}", job.n, done=first, unit="image", every=max(1, job.n // 10)) as progress:
+        for start in range(first // job.size * job.size, job.n, job.size):
+            index = np.arange(start, min(start + job.size, job.n))
+            if rows["done"][index].all():
+                continue
+            _batch(job, index, rows, pictures)
+            progress.advance(len(index))
+    pictures.close()
+    bad = np.flatnonzero(~rows["finite"])
+    if len(bad) == job.n:
+        raise Mistake(f"{job.stack.what}: expected finite values, got none in any of the {job.n} images")
+    if len(bad):
+        named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        print(f"{len(bad)} of {job.n} images cannot be aligned, their rows are empty: {named}", file=sys.stderr)
+    return rows
+
+
+def claim(job: Job) -> None:
+    """Makes the folder that of this job.
+
+    Raises:
+      Mistake: if it holds another job, or anything else.
+    """
+    path = job.out / "job.json"
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differ = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in job.described.items() if there.get(k) != v]
+        if differ:
+            raise Mistake(
+                f"{job.out} holds other results ({'; '.join(differ)}); choose another --out, or remove this one"
+            )
+        return
+    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
+        raise Mistake(f"--out: expected a new or empty folder, got {job.out}, which holds something else")
+    job.out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(job.described, indent=2) + "\n")
+
+
+def _rows(job: Job) -> np.memmap:
+    """The table, mapped from its file, which is made if need be."""
+    model = job.params.model
+    dtype = table.dtype(model.transform, _latent(job))
+    path = job.out / "rows.npy"
+    if path.exists():
+        rows = np.load(path, mmap_mode="r+")
+        if rows.dtype == dtype and len(rows) == job.n:
+            return rows
+    draft = path.with_name(".rows.tmp.npy")
+    np.lib.format.open_memmap(draft, "w+", dtype, (job.n,)).flush()
+    os.replace(draft, path)
+    return np.load(path, mmap_mode="r+")
+
+
+def _batch(job: Job, index: np.ndarray, rows: np.memmap, pictures: Any) -> None:
+    """Aligns the images of one batch; the last is filled up with its last image: one shape, one program."""
+    padded = np.minimum(np.arange(index[0], index[0] + job.size), job.n - 1)
+    raw = np.asarray(job.stack.images[index[0] : index[-1] + 1])
+    raw = raw[padded - index[0]]
+    values = Values(raw, job.stack.scale)
+    good = np.isfinite(values.seen).reshape(len(raw), -1).all(axis=1)
+    images = np.where(good.reshape(-1, *[1] * (raw.ndim - 1)), values.seen, np.float32(0))
+    model, shared = job.params.model, devices.take(images, np.arange(len(images)))
+    if problem := model.likelihood.check(np.array([images.min(), images.max()], np.float32)):
+        raise Mistake(f"{job.stack.what}: expected {problem}")
+    found = align(job.params, shared)
+    moved = devices.fetch(_moved(shared, found.matrix, model.background))
+    alpha, matrix, std, loss, latent, info = devices.fetch(
+        (found.alpha, found.matrix, found.std, found.loss, found.latent, found.info)
+    )
+    n = len(index)
+    part = np.zeros(n, rows.dtype)
+    part["done"], part["finite"] = True, good[:n] & info.finite[:n]
+    for name, column in (
+        ("alpha", alpha), ("matrix", matrix), ("std", std), ("loss", loss), ("loss_at_identity", info.identity_loss),
+        ("latent", latent),
+    ):  # fmt: skip
+        part[name] = column[:n]
+        part[name][~part["finite"]] = np.nan
+    moved = np.where(part["finite"].reshape(-1, *[1] * (raw.ndim - 1)), values.stored(moved)[:n], raw[:n])
+    pictures.write(index, moved.astype(raw.dtype))
+    rows[index[0] : index[-1] + 1] = part  # after the pictures: a row that is there has its picture
+    rows.flush()
+
+
+@jax.jit
+def _warped(x: jax.Array, matrix: jax.Array, level: jax.Array) -> jax.Array:
+    return warp(x - level[None], matrix) + level[None]
+
+
+def _moved(x: jax.Array, matrix: jax.Array, background: tuple[float, ...]) -> jax.Array:
+    """The images [B, *space, C] at their poses, the background outside of the frame."""
+    return _warped(x, matrix, jnp.broadcast_to(jnp.asarray(background, x.dtype), x.shape[1:]))
+
+
+def _latent(job: Job) -> int:
+    shape = job.stack.images.shape[1:]
+    space = getattr(job.params.model.networks, "image_shape", None) or shape
+    mu, _ = jax.eval_shape(job.params.model.networks.encode, job.params.weights, jnp.zeros(space, jnp.float32))
+    return mu.shape[0]
