@@ -18,7 +18,7 @@ from avae.transforms.background import estimate_background
 
 SEEN = 1000  # examples that are looked at, evenly spaced
 ENDS = 0.1  # values within so much of 0 or 1 are near them
-STEPS = 400  # of training: poses of noisy particles are as good as they get (docs/results.md)
+STEPS = 300  # of training: poses of noisy particles are then as good as they get (docs/results.md)
 HELD_OUT, MOST_HELD_OUT = 0.1, 2000
 CONV = 128 * 128  # pixels from which the networks are convolutional
 
@@ -69,7 +69,7 @@ def look(name: str) -> Look:
       Mistake: if it is missing or damaged, or holds neither images nor volumes.
     """
     dim = sources.dimension(name)
-    train, test = sources.stacks(name, dim)
+    train, test = sources.stored(name, dim)
     rows = _some(train)
     finite = rows[np.isfinite(rows)]
     if not finite.size:
@@ -150,9 +150,8 @@ def _likelihood(seen: Look, given: Mapping[str, Any]) -> list[Choice]:
     """Bernoulli for what is nearly black and white; else Gaussian, for values of mean 0 and standard deviation 1."""
     inside = seen.low >= 0 and seen.high <= 1
     black_and_white = inside and seen.near > 0.5
-    why = f"{seen.near:.0%} of the values are near 0 or 1" if black_and_white else (
-        f"values from {seen.low:.4g} to {seen.high:.4g}, of which {seen.near:.0%} are near 0 or 1: they have noise"
-    )  # fmt: skip
+    grey = f", {seen.near:.0%} of them near 0 or 1" if inside else ""
+    why = f"values from {seen.low:.4g} to {seen.high:.4g}{grey}"
     choice = _or_given(
         Choice("likelihood.name", "bernoulli" if black_and_white else "gaussian", why), given, "likelihood"
     )

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import avae
+from avae.inference.health import Health, health
+from avae.training import watch
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles several times faster
 
@@ -35,6 +37,21 @@ def x64():
     """The test runs in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unexamined():
+    """Runs do not measure the health of poses at each checkpoint, which compiles four programs; but see `examined`."""
+    nothing = Health(None, None, None, None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "health", lambda params, images: nothing)
+        yield
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    """The runs of this test do measure it."""
+    monkeypatch.setattr(watch, "health", health)
 
 
 @pytest.fixture(autouse=True)

@@ -152,7 +152,7 @@ def test_test_images_may_have_poses_of_their_own(pose, test_pose, as_if, stack):
 
 @pytest.mark.parametrize("test_pose", ["fresh", "tilted"])
 def test_poses_of_test_images_stay(test_pose):
-    message = f'data.test_pose: expected one of "", fixed, upright, got {test_pose!r}'
+    message = f'data.test_pose: expected one of "", fixed, as_is, got {test_pose!r}'
     with pytest.raises(ValueError, match=message):
         Data(test_pose=test_pose)
 

@@ -108,7 +108,7 @@ def test_known_moves_keep_to_the_family(family):
     np.testing.assert_allclose(known(avae.Translation(), jnp.array([0.1, -0.2]), jax.random.key(1)), [0.05, -0.1])
 
 
-def test_a_run_logs_it_and_warns(tmp_path, monkeypatch, capsys):
+def test_a_run_logs_it_and_warns(tmp_path, monkeypatch, capsys, examined):
     from test_long_runs import tiny
 
     from avae.config import experiment
@@ -122,4 +122,5 @@ def test_a_run_logs_it_and_warns(tmp_path, monkeypatch, capsys):
     assert measured
     assert {f"health_{name}" for name in NAMES} <= set(measured[-1])
     assert "a denser one" in capsys.readouterr().err
+    loop.fit(experiment(config), tmp_path, config)  # nothing left to do, and nothing is logged twice
     assert watch.read_metrics(tmp_path) == rows

@@ -314,7 +314,7 @@ def test_an_array_that_is_no_array_is_a_sentence(tmp_path):
 
 def test_a_missing_source_is_a_sentence_with_a_suggestion(tmp_path):
     np.save(tmp_path / "stack.npy", numbered(5, 3, 3))
-    for name in ("notes.txt", "x.mrcs.gz", "x.tif"):
+    for name in ("notes.txt", "x.npy.gz", "x.jpg"):
         (tmp_path / name).write_text("")
     for name, message in (
         ("digts", "nothing is at 'digts'; did you mean 'digits'"),
@@ -322,8 +322,8 @@ def test_a_missing_source_is_a_sentence_with_a_suggestion(tmp_path):
         (tmp_path / "nowhere" / "x.npy", r"nothing is at '.*x\.npy' \(tried .*; .* eval\.py takes --data=PATH\)$"),
         ("nowhere/x.npy", rf"\(tried {pathlib.Path.cwd()}/nowhere/x\.npy;"),
         (tmp_path / "notes.txt", r"got the file .*notes.txt; save what it holds by numpy\.save"),
-        (tmp_path / "x.mrcs.gz", "got the file .*x.mrcs.gz; unpack it first"),
-        (tmp_path / "x.tif", "got the file .*x.tif; name the folder that holds it"),
+        (tmp_path / "x.npy.gz", "got the file .*x.npy.gz; unpack it first"),
+        (tmp_path / "x.jpg", "got the file .*x.jpg; name the folder that holds it"),
     ):
         with pytest.raises(ValueError, match=message):
             read(name)

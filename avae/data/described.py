@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import pathlib
 from typing import Any
 
 from avae.data import sources
@@ -96,7 +95,7 @@ class Data:
         """What the reader makes of raw values in files; None for what is embedded or downloaded."""
         if self.name in sources.EMBEDDED or self.name.startswith(sources.tfds.PREFIX):
             return None
-        alone = pathlib.Path(self.name).suffix.lower() in sources.mrc.SUFFIXES
+        alone = self.name.lower().endswith((*sources.mrc.SUFFIXES, *sources.star.SUFFIXES))
         return Values(self.mean, self.std, alone)
 
     @property

@@ -29,19 +29,19 @@ def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool 
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
     stack, labels = _all(name, described.data.transform.dim, described.data)
     images.check_shape(stack, params.model.image_shape)
-    source = pathlib.Path(name)
+    source, job_suffix = pathlib.Path(name), images.suffix_of(name)
     job = stream.Job(
         params=params,
         stack=stack,
         out=out,
-        suffix=images.suffix_of(source),
+        suffix=job_suffix,
         described={
             "run": str(run.absolute()),
             "weights": _fingerprint(params),
             "data": sources.fingerprint(name, dim=described.data.transform.dim),
             "images": len(stack.images),
         },
-        header=source if source.suffix.lower() in sources.mrc.SUFFIXES else None,
+        header=source if job_suffix == ".mrcs" and source.suffix.lower() != ".star" else None,
     )
     rows = stream.run(job)
     space = stack.images.shape[1:-1]
@@ -49,7 +49,7 @@ def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool 
     table.write_npz(out / "poses.npz", rows, labels, facts)
     table.write_csv(out / "poses.csv", rows, params.model.transform, space, labels)
     table.write_header(out / "columns.txt", params.model.transform)
-    aligned = images.opened(out / f"aligned{job.suffix}")
+    aligned = images.opened(out / f"aligned{job.suffix}", stack.images.shape[-1])
     groups = means.averages(stack.images, aligned, rows, labels)
     np.savez(out / "averages.npz", raw=groups.raw, aligned=groups.aligned, count=groups.count, group=groups.group)
     page.write(out, stack.images, aligned, rows, groups, params, labels)
@@ -80,7 +80,7 @@ def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
 
 def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
     """All examples of a source in its order, those for training first, and their labels."""
-    train, test = sources.stacks(name, dim, mean=data.mean, std=data.std)
+    train, test = sources.stored(name, dim, mean=data.mean, std=data.std)
     names, indices = index(train, test)
     if train is test:
         stack, which = train, indices[0]

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from avae.data.sources import mrc
 from avae.data.sources.mrc import package
 from avae.data.sources.stacks import Stack
 from avae.runtime.mistake import Mistake
 
-SUFFIXES = {".npy": ".npy", ".npz": ".npy", ".mrc": ".mrcs", ".mrcs": ".mrcs", ".tif": ".tif", ".tiff": ".tif"}
+SUFFIXES = {".mrcs": (*mrc.SUFFIXES, ".star"), ".tif": (".tif", ".tiff")}  # others become .npy
 
 
 class Values:
@@ -66,14 +67,16 @@ class Joined:
 
 
 class _Npy:
-    """A .npy file."""
+    """A .npy file; one channel has no axis."""
 
-    def __init__(self, path: pathlib.Path, like: np.ndarray) -> None:
-        mode = "r+" if path.exists() else "w+"
-        self._file = np.lib.format.open_memmap(path, mode, None if mode == "r+" else like.dtype, like.shape)
+    def __init__(self, path: pathlib.Path, like: Any) -> None:
+        shape = like.shape if like.shape[-1] > 1 else like.shape[:-1]
+        if not path.exists():
+            np.lib.format.open_memmap(path, "w+", like.dtype, shape).flush()
+        self._file, self._shape = np.load(path, mmap_mode="r+"), like.shape
 
     def write(self, index: np.ndarray, images: np.ndarray) -> None:
-        self._file[index[0] : index[-1] + 1] = images
+        self._file.reshape(self._shape)[index[0] : index[-1] + 1] = images
         self._file.flush()
 
     def close(self) -> None:
@@ -137,19 +140,18 @@ def writer(path: pathlib.Path, like: Any, header: pathlib.Path | None = None) ->
     return (_Tif if path.suffix == ".tif" else _Npy)(path, like)
 
 
-def opened(path: pathlib.Path) -> np.ndarray:
+def opened(path: pathlib.Path, channels: int) -> np.ndarray:
     """The images [N, *space, C] of a file that `writer` wrote, mapped from it."""
     if path.suffix == ".mrcs":
-        return package().mmap(path, "r", permissive=True).data[..., None]
-    if path.suffix == ".tif":
-        images = tifffile.memmap(path, mode="r")
-        return images[..., None] if images.ndim == 3 else images
-    return np.load(path, mmap_mode="r")
+        images = package().mmap(path, "r", permissive=True).data
+    else:
+        images = tifffile.memmap(path, mode="r") if path.suffix == ".tif" else np.load(path, mmap_mode="r")
+    return images[..., None] if channels == 1 else images
 
 
-def suffix_of(source: pathlib.Path) -> str:
+def suffix_of(source: str) -> str:
     """The format in which images of a source are written: its own where that holds stacks, else .npy."""
-    return SUFFIXES.get(source.suffix.lower(), ".npy")
+    return next((suffix for suffix, of in SUFFIXES.items() if source.lower().endswith(of)), ".npy")
 
 
 def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:

@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, embedded, folders, identity, meshes, mrc, tfds, walk
+from avae.data.sources import arrays, containers, embedded, folders, identity, meshes, mrc, pages, star, tfds, walk
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.stacks import Rows, Stack, draw, index, shifted
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
+
+KINDS = (arrays, mrc, pages, star)  # of files, each with its SUFFIXES
+SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.SUFFIXES), *containers.SUFFIXES)
 
 
 class Raw(NamedTuple):
@@ -64,9 +67,9 @@ def read(
     """
     check_dim(name, dim)
     path = expanded(name)
-    if dim == 3 and name not in EMBEDDED and path.is_dir():
+    if dim == 3 and name not in EMBEDDED and path.is_dir() and not containers.holds(name):
         return _meshes(path, n_train, n_test, seed, side, up)
-    train, test = stacks(name, dim, mean, std)
+    train, test = stored(name, dim, mean, std)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
     class_names, labels = index(train, test)
     parts = Rows(train, rows[0]), Rows(test, rows[1])
@@ -93,9 +96,9 @@ def fingerprint(name: str, *, dim: int) -> str:
     """
     check_dim(name, dim)
     path = expanded(name)
-    if name not in EMBEDDED and path.is_dir():
+    if name not in EMBEDDED and path.is_dir() and not containers.holds(name):
         return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
-    train, test = stacks(name, dim)
+    train, test = stored(name, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
 
 
@@ -107,7 +110,7 @@ def missing(name: str) -> str:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return (
         f"data.name: expected {', '.join(EMBEDDED)}, {tfds.PREFIX}<set>, or a path to a stack "
-        f"({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or to a folder of images or meshes, but nothing is at "
+        f"({', '.join(SUFFIXES)}) or to a folder of images or meshes, but nothing is at "
         f"{name!r}{hint}{_elsewhere(path)}"
     )
 
@@ -135,17 +138,17 @@ def dimension(name: str) -> int:
     path = expanded(name)
     if name in EMBEDDED or name.startswith(tfds.PREFIX):
         return EMBEDDED.get(name, 2)
-    if path.is_dir():
+    if path.is_dir() and not containers.holds(name):
         return 3 if walk.holds(path, meshes.SUFFIXES) else 2
     try:
-        train, _ = stacks(name, 2)
+        train, _ = stored(name, 2)
     except Mistake:
-        stacks(name, 3)
+        stored(name, 3)
         return 3
     return 2 if train.images.ndim == 4 and train.images.shape[-1] <= 4 else 3
 
 
-def stacks(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
+def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
     """The training and test stack of a source, in its own order; twice the same if it has no split.
 
     Their values are read less `mean` and over `std`.
@@ -158,6 +161,8 @@ def stacks(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[St
 
 def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
     path = expanded(name)
+    if containers.holds(name):
+        return containers.read(str(path), dim)
     if dim == 3 and name not in EMBEDDED and path.is_dir():
         raise Mistake(f"data.name: expected a stack, got the folder of meshes {path}; save its volumes as one .npy")
     if name in EMBEDDED:
@@ -168,11 +173,11 @@ def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
         return folders.read(path)
     if not path.exists():
         raise Mistake(missing(name))
-    for kind in (arrays, mrc):
-        if path.suffix.lower() in kind.SUFFIXES:
+    for kind in KINDS:
+        if path.name.lower().endswith(kind.SUFFIXES):
             return kind.read(path, dim)
     raise Mistake(
-        f"data.name: expected a stack ({', '.join((*arrays.SUFFIXES, *mrc.SUFFIXES))}) or a folder of images or "
+        f"data.name: expected a stack ({', '.join(SUFFIXES)}) or a folder of images or "
         f"meshes, got the file {path}; {_way_out(path)}"
     )
 

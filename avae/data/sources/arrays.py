@@ -118,13 +118,19 @@ def _stack(name: str, arrays: Mapping[str, np.ndarray], key: str, label_key: str
             f"data.name: expected {where} to be 8-bit, bool or real, got dtype {images.dtype}; {_advice(images)}"
         )
     images = with_channels(images, where, dim)
-    labels = arrays.get(label_key)
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "biuUS"):
+    stack = Stack(images, arrays.get(label_key), what)
+    check_labels(stack, f"{label_key} of {name}")
+    return stack
+
+
+def check_labels(stack: Stack, what: str) -> None:
+    """Raises Mistake if a stack has labels that are not one integer or string for each example."""
+    labels, n = stack.labels, len(stack.images)
+    if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "biuUS"):
         raise Mistake(
-            f"data.name: expected {label_key} of {name} to be integers or strings [{len(images)}], got dtype "
+            f"data.name: expected {what} to be integers or strings [{n}], got dtype "
             f"{labels.dtype} and shape {labels.shape}; save one integer or string for each example"
         )
-    return Stack(images, labels, what)
 
 
 def _advice(images: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from avae.data.sources.walk import text
 from avae.networks.values import standardised
 from avae.runtime.mistake import Mistake
 
-SUFFIXES = (".mrc", ".mrcs")
+SUFFIXES = (".mrc", ".mrcs", ".mrc.gz", ".mrcs.gz", ".mrc.bz2", ".mrcs.bz2")
 IMOD = 1146047817  # "IMOD" in a header: its flags say whether 8-bit values are signed
 
 
@@ -51,6 +51,8 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 def _mapped(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """What a file holds, left on disk, and what is odd about it."""
     mrcfile = package()
+    if path.suffix.lower() in (".gz", ".bz2"):
+        return _unpacked(path, mrcfile)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -68,6 +70,19 @@ def _mapped(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     if extra := path.stat().st_size - offset - images.nbytes:
         odd.append(f"{extra} bytes after its {shape[0]} sections are left out")
     return images, odd + _geometry(header, len(shape) - 1)
+
+
+def _unpacked(path: pathlib.Path, mrcfile: Any) -> tuple[np.ndarray, list[str]]:
+    """What a compressed file holds, in memory, and what is odd about it."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with mrcfile.open(path, permissive=True) as file:
+                images, header = np.asarray(file.data), file.header
+    except (ValueError, OSError, EOFError) as error:
+        raise Mistake(f"data.name: expected an MRC stack, but {path} cannot be read ({error})") from None
+    odd = ["compressed: all of it is read into memory", *(str(warning.message) for warning in caught)]
+    return images, odd + _geometry(header, images.ndim - 1)
 
 
 def _unsigned(header: Any) -> bool:

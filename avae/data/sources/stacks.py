@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avae.data.sources.lazy import Lazy
 from avae.data.sources.walk import PARTS
 from avae.runtime.mistake import Mistake
 
@@ -25,7 +26,7 @@ def real(images: np.ndarray) -> np.ndarray:
 class Stack(NamedTuple):
     """Examples [N, *space, C] as stored, labels [N] or None, their name, and how stored values become float32."""
 
-    images: np.ndarray
+    images: Any  # np.ndarray or Lazy
     labels: np.ndarray | None
     what: str
     scale: Callable[[np.ndarray], np.ndarray] = real
@@ -65,7 +66,11 @@ def zero_one(train: Stack, test: Stack) -> tuple[Stack, Stack]:
     A file is gone through once, up to the first value above 1.
     """
     stacks = [stack for stack in (train, test) if stack.images.dtype == np.uint8]
-    if not stacks or any(part.max() > 1 for stack in stacks for part in _parts(stack.images)):
+    if (
+        not stacks
+        or any(isinstance(stack.images, Lazy) for stack in stacks)
+        or any(part.max() > 1 for stack in stacks for part in _parts(stack.images))
+    ):
         return train, test
     print(f"{train.what.removeprefix('train ')}: 8-bit values of 0 and 1 alone are taken as 0 and 1", file=sys.stderr)
     bits = [
@@ -91,7 +96,7 @@ class Rows:
         self._stack, self._rows = stack, rows
         self.shape = (len(rows), *stack.images.shape[1:])
         self.nbytes = 4 * math.prod(self.shape)
-        self.on_disk = isinstance(stack.images, np.memmap)
+        self.on_disk = isinstance(stack.images, np.memmap | Lazy)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -104,7 +109,7 @@ class Rows:
 
     def range(self) -> tuple[float, float]:
         """The least and the largest value of all of them; 0 and 1 without a look where they cannot be others."""
-        if self._stack.scale is real and self._stack.images.dtype.kind != "f":
+        if self._stack.scale is real and self._stack.images.dtype in (np.uint8, bool):
             return 0.0, 1.0
         return self._range
 

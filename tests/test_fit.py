@@ -1,0 +1,74 @@
+"""`avae.fit`: from an array to `Params` that take raw values of its kind."""
+
+import numpy as np
+import pytest
+from template import SIDE, picture, turned
+
+import avae
+
+IMAGES = turned(picture(), np.arange(24) * 47.0)[..., 0]
+SHORT = {"epochs": 1, "latent": 2, "transform": "rotation", "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on 8-bit images, and its folder."""
+    workdir = tmp_path_factory.mktemp("fit") / "run"
+    return avae.fit((255 * IMAGES).astype(np.uint8), workdir=workdir, progress=False, **SHORT), workdir
+
+
+def test_raw_values_of_the_same_kind_are_taken(run):
+    params, _ = run
+    stored = (255 * IMAGES[:3]).astype(np.uint8)[..., None]
+    found = avae.align(params, stored)
+    same = avae.align(params, stored.astype(np.float32) / 255)
+    np.testing.assert_array_equal(found.alpha, same.alpha)
+    assert found.canonical.shape == (3, SIDE, SIDE, 1)
+
+
+def test_a_workdir_is_a_run_that_goes_on(run, capsys):
+    params, workdir = run
+    again = avae.fit((255 * IMAGES).astype(np.uint8), workdir=workdir, **SHORT)
+    assert "batch_size" in capsys.readouterr().err
+    assert again.model == params.model == avae.load(workdir).model
+    np.testing.assert_array_equal(
+        again.weights["decoder"]["Dense_0"]["bias"], params.weights["decoder"]["Dense_0"]["bias"]
+    )
+    with pytest.raises(avae.Mistake, match="holds a run on other images"):
+        avae.fit(IMAGES, workdir=workdir, progress=False, **SHORT)
+    with pytest.raises(avae.Mistake, match=r"model.latent: 2 there, 3 here"):
+        avae.fit((255 * IMAGES).astype(np.uint8), workdir=workdir, progress=False, **SHORT | {"latent": 3})
+
+
+def test_nothing_is_left_or_said_without_a_workdir(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    params = avae.fit(
+        100 + 5 * np.random.default_rng(0).normal(size=(12, 6, 6)), progress=False, **SHORT | {"batch_size": 4}
+    )
+    assert params.model.values.mean == pytest.approx(100, abs=1)
+    assert params.model.values.std == pytest.approx(5, abs=1)
+    assert isinstance(params.model.likelihood, avae.Gaussian)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (np.zeros((4, 5)), r"got shape \(4, 5\)"),
+        (np.zeros((0, 5, 5)), r"got shape \(0, 5, 5\)"),
+        (np.full((4, 5, 5), np.nan), r"NaN or infinity in 4 image\(s\), first 0"),
+        (np.zeros((4, 5, 5), complex), "got dtype complex128"),
+        (np.ma.masked_equal(np.zeros((4, 5, 5)), 0), "without masked pixels"),
+        (np.ones((2, 5, 5)), "expected at least 3 examples, got 2"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(x, said):
+    with pytest.raises(avae.Mistake, match=said):
+        avae.fit(x, progress=False)
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(avae.Mistake, match=r"transform.name: expected one of .*, got 'rigit'; did you mean 'rigid'"):
+        avae.fit(IMAGES, transform="rigit", progress=False)
