@@ -32,4 +32,4 @@ from avae.transforms import (
 )
 from avae.transforms.background import estimate_background as estimate_background
 from avae.transforms.frame import Frame as Frame
-from avae.transforms.warp import warp as warp
+from avae.transforms.warp import transform_points as transform_points, warp as warp

@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +14,13 @@ from jax.typing import ArrayLike
 
 from avae import checks
 from avae.model import Params
-from avae.objective import Alignment, Info, describe, pose_loss, starting_poses, twin_loss
+from avae.objective import Alignment, Info, describe, pose_loss, twin_loss
 from avae.runtime.parts import Layout, in_parts, in_turn, layout_of, side_by_side
 from avae.runtime.programs import compiled
 from avae.settings import Plan, Search, plan
 from avae.settle import settled
 from avae.solvers import Loss, Poses, Refined, Twin, best, refine, slides
+from avae.starts import starting_poses
 from avae.transforms import Transform, spread
 
 
@@ -42,7 +43,7 @@ class Found(NamedTuple):
 
 
 def search_one(
-    loss: Loss, x: Any, starts: Array, family: Transform, search: Search, twin: Twin = None, n_cells: int | None = None
+    loss: Loss, x: Any, starts: Array, family: Transform, search: Search, twin: Twin = None, n_cells: Any = None
 ) -> Found:
     """The best pose of one example x, by J = loss(x, alpha).
 
@@ -51,7 +52,9 @@ def search_one(
     """
     scores = survey(*(twin or (loss, x)), starts)  # 1. J at every start, slid where it suits; a cheaper twin will do
     kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few
-    nearby = look_around(loss, x, kept, family, search.n_local, n_cells or len(starts))  # 3. poses in the cell of each
+    nearby = look_around(
+        loss, x, kept, family, search.n_local, len(starts) if n_cells is None else n_cells
+    )  # 3. poses in the cell of each
     found = refine_all(loss, x, best(nearby, search.n_refined), family, search)  # 4. by gradient
     alpha, value, accepted, _, prediction = jax.tree.map(lambda leaf: leaf[0], best(found, 1))  # 5. the best seen
     info = Info(scores.loss, kept.start, identity_loss, accepted, jnp.isfinite(value))
@@ -87,7 +90,7 @@ def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: b
     return best(Poses(again.alpha, counted, jnp.append(few.start, 0)), min(k, len(scores.loss))), again.loss[-1]
 
 
-def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tuple[int, ...], n_cells: int) -> Poses:
+def look_around(loss: Loss, x: Any, kept: Poses, family: Transform, n_local: tuple[int, ...], n_cells: Any) -> Poses:
     """Poses [n, size] in the cells of the kept starts, those of the last round.
 
     A round tries `n_local[i]` poses around the best of each cell so far; they divide it for the next round.
@@ -117,6 +120,8 @@ def align(
     key: Array | None = None,
     search: Search | Mapping[str, Any] | str | None = None,
     transform: Transform | None = None,
+    around: ArrayLike | None = None,
+    within: float | Sequence[float] = 0.2,
 ) -> Alignment:
     """Finds, for each image, the pose at which the VAE explains it best.
 
@@ -127,6 +132,9 @@ def align(
       search: a mapping such as {"n_steps": 6} updates the settings that hold; an `avae.Search` describes all of them;
         a name is a preset: "exhaustive", "paper", "default" or "fast" (`avae.settings.preset`).
       transform: the family searched; None for the model's own.
+      around: known poses [B, size], near which alone is searched; `info.identity_loss` is then the loss there.
+      within: how far from them the starts are, at most, along each tangent direction (radians, half-widths), or one
+        number for each; the refinement may go a little further.
 
     Returns:
       An `Alignment`, split over devices where x is. Nothing is raised inside compiled code: see `info.finite`.
@@ -138,19 +146,24 @@ def align(
     checks.check_key(key)
     held = plan(params.model, search, family)
     params, x = checks.images_for(params, x)
-    return side_by_side(lambda x, layout: _align(params, x, key, family, held, layout), x)
+    near = None
+    if around is not None:
+        near = checks.check_poses(around, len(x), family)
+        held = held._replace(proposed=False, within=checks.check_widths(within, family))
+    return side_by_side(lambda pair, layout: _align(params, pair, key, family, held, layout), (x, near))
 
 
 @functools.partial(jax.jit, static_argnames=("family", "plan", "layout"))
-def _align(params: Params, x: Array, key: Array | None, family: Transform, plan: Plan, layout: Layout) -> Alignment:
-    def one(x: Array) -> Alignment:
-        starts, n_cells = starting_poses(params, x, family, plan, key)
-        twin = twin_loss(params, x, family, plan.search.twin)
-        loss = pose_loss(params, family)
+def _align(params: Params, pair: Any, key: Array | None, family: Transform, plan: Plan, layout: Layout) -> Alignment:
+    def one(pair: Any) -> Alignment:
+        x, near = pair
+        starts, n_cells = starting_poses(params, x, family, plan, key, near)
+        twin = None if near is not None else twin_loss(params, x, family, plan.search.twin)
+        loss = pose_loss(params, family, shifts=near is None)
         found = search_one(loss, x, starts, family, plan.search, twin, n_cells)
         return describe(params, x, family, settled(loss, x, found, family, plan.search.n_settle))
 
-    return in_parts(one, x, layout)
+    return in_parts(one, pair, layout)
 
 
 def search(

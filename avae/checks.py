@@ -6,7 +6,7 @@ Past this point nothing raises. Values are checked where they lie: no batch come
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -198,6 +198,19 @@ def check_poses(alpha: ArrayLike, n: int, transform: Transform) -> Array:
             f"first {first}: {np.asarray(alpha)[first].tolist()}"
         )
     return alpha
+
+
+def check_widths(within: float | Sequence[float], transform: Transform) -> tuple[float, ...]:
+    """Half-widths of a search along each tangent direction of a family.
+
+    Raises:
+      Mistake: if they are not one positive number, or one per direction, or the family has no directions.
+    """
+    widths = np.broadcast_to(within, transform.dof) if np.ndim(within) == 0 else np.asarray(within)
+    if not transform.dof or widths.shape != (transform.dof,) or not (np.isfinite(widths) & (widths > 0)).all():
+        expected = f"one number above 0, or one for each of the {transform.dof} directions of {transform}"
+        raise Mistake(f"within: expected {expected}, got {within!r}")
+    return tuple(float(width) for width in widths)
 
 
 @functools.partial(jax.jit, static_argnames="transform")

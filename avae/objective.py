@@ -15,10 +15,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from avae.checks import check_key, check_poses, images_for
-from avae.model import Model, Params
+from avae.model import Params
 from avae.networks.vae import Posterior, gaussian_kl
 from avae.runtime.devices import hiding_axes, is_explicit
-from avae.settings import Plan, can_slide
+from avae.settings import can_slide
 from avae.slide import slide
 from avae.solvers import CompositeLoss
 from avae.transforms import Transform
@@ -171,13 +171,19 @@ def fisher(params: Params, x: Array, prediction: Prediction, beta: float = 1.0) 
     return Prediction(pixels, jnp.full_like(prediction.mu, beta), 0.5 * beta * jnp.exp(prediction.logvar))
 
 
-def pose_loss(params: Params, transform: Transform, block: int = 1, beta: float = 1.0) -> CompositeLoss:
-    """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it; its KL counts `beta` times."""
+def pose_loss(
+    params: Params, transform: Transform, block: int = 1, beta: float = 1.0, shifts: bool = True
+) -> CompositeLoss:
+    """J(alpha; x) with z at the posterior mean, split so that Gauss-Newton can use it; its KL counts `beta` times.
+
+    It slides to the best of all shifts where it can, unless `shifts` is False.
+    """
+    slides = shifts and can_slide(params.model, transform)
     return CompositeLoss(
         predict=lambda x, alpha: predict(params, x, transform, alpha),
         score=lambda x, prediction: score(params, x, prediction, block).weighted(beta),
         curvature=lambda x, prediction: fisher(params, x, prediction, beta),
-        slide=functools.partial(slide, params, transform, block, beta) if can_slide(params.model, transform) else None,
+        slide=functools.partial(slide, params, transform, block, beta) if slides else None,
     )
 
 
@@ -188,28 +194,6 @@ def twin_loss(
     if factor == 1:
         return None
     return pose_loss(params.reduced(factor), transform, factor**transform.dim, beta), params.model.reduce(x, factor)
-
-
-def strata(model: Model, family: Transform, n: int, key: Array | None) -> Array:
-    """Starts [n, size], the same for all examples, the identity first.
-
-    Where all shifts are scored at once, they divide the rest of the family alone, if there is more of it than shifts.
-    """
-    starts, rest = family.starts(n, key), family.size - family.shifts
-    return jax.vmap(family.centred)(starts) if rest and can_slide(model, family) else starts
-
-
-def starting_poses(params: Params, x: Array, family: Transform, plan: Plan, key: Array | None) -> tuple[Array, int]:
-    """Starts [n, size], the identity first, and the number of cells into which they divide the family.
-
-    `strata`; or those that the pose network proposes for x.
-    """
-    network, n = params.model.pose_network, plan.search.n_starts
-    if not plan.proposed:
-        starts = strata(params.model, family, n, key)
-        return starts, len(starts)
-    proposed = network.propose(params.pose_weights, params.model.observed(x)[0], n - 1, family)
-    return jnp.concatenate([family.identity[None], proposed]), network.n_bins
 
 
 def describe(params: Params, x: Array, transform: Transform, found: Any) -> Alignment:

@@ -116,11 +116,10 @@ def of_family(family: Transform, reducible: Callable[[int], bool] = lambda facto
 def training(search: Search, slides: bool = False, turns: int = 2) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
-    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many reach the same loss on
-    rotated digits, but leave more classes at two orientations (docs/results.md). Where J `slides`, what all shifts of
-    the starts cost is saved on the poses around them, and on starts that differ by fewer than two `turns`; four are
-    kept, for the encoder first sees them off their centre: of two, too many are wrong, and objects settle at two
-    orientations.
+    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many leave more classes of digits
+    at two orientations (docs/results.md). Where J `slides`, nothing is spent on the poses around the starts, nor on
+    more than 32 starts of a family with fewer than two `turns`; but four are kept, for the encoder first sees them off
+    their centre: of two, too many are wrong.
     """
     few = slides and turns < 2
     return dataclasses.replace(
@@ -135,18 +134,15 @@ def training(search: Search, slides: bool = False, turns: int = 2) -> Search:
 
 def training_of(model: Any) -> Search:
     """The search of a model inside a training step; with mirror images, as for `of_family`."""
-    family, slides = model.transform, can_slide(model, model.transform)
-    turns = family.dof - family.shifts
+    family = model.transform
+    slides, turns = can_slide(model, family), family.dof - family.shifts
     if isinstance(family, Mirrored):
         return _both_hands(training(of_family(family.family), slides, turns))
     return training(of_family(family), slides, turns)
 
 
 def can_slide(model: Any, family: Transform) -> bool:
-    """Whether all shifts of a pose are scored at once (`avae.slide`).
-
-    The family has shifts of a pixel or more, and the likelihood is one that a correlation gives.
-    """
+    """Whether all shifts, of a pixel or more, are scored at once (`avae.slide`): a correlation gives the likelihood."""
     if family.shifts == 0 or not hasattr(model.likelihood, "natural"):
         return False
     return model.image_shape is None or family.farthest * min(model.image_shape[:-1]) >= 2
@@ -166,10 +162,7 @@ def preset(name: str, search: Search, network: bool) -> Search:
       name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
         or "fast" (half the poses around, one refined by two steps; with a pose network, few starts that it proposes).
       search: those settings.
-      network: whether the model has a pose network.
-
-    Raises:
-      Mistake: for another name.
+      network: whether the model has a pose network. Another name raises Mistake.
     """
     fast = {
         "n_local": tuple(n // 2 for n in search.n_local if n > 1),
@@ -188,10 +181,11 @@ def preset(name: str, search: Search, network: bool) -> Search:
 
 
 class Plan(NamedTuple):
-    """The settings that hold for a call, and whether the model's pose network proposes the starts."""
+    """The settings of a call, whether the model's pose network proposes the starts, and how far from known ones."""
 
     search: Search
     proposed: bool
+    within: tuple[float, ...] | None = None
 
 
 def plan(model: Any, search: Search | Mapping[str, Any] | str | None = None, family: Any = None) -> Plan:

@@ -9,9 +9,10 @@ from template import SIDE, picture, template
 
 import avae
 from avae.networks.paper_loss import PaperLoss
-from avae.objective import pose_loss, strata
+from avae.objective import pose_loss
 from avae.settings import can_slide
 from avae.slide import slide
+from avae.starts import strata
 from avae.transforms import correlation
 from avae.transforms.correlation import correlate, peak, sums_inside
 

@@ -103,9 +103,6 @@ def evaluate(params: Params, data: Data, settings: Evaluation, *, baseline: Para
       settings: sizes of the measurements; more than there are test images means all of them.
       baseline: a plain VAE (trained without search) to compare with; None for no comparison.
 
-    Returns:
-      `Results`.
-
     Raises:
       Mistake: if a model does not fit the data.
     """

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from avae.align import starting_poses
 from avae.inference.latent_proposal import (
     Proposal,
     draw_latent,
@@ -22,6 +21,7 @@ from avae.model import Params
 from avae.networks.vae import Posterior
 from avae.objective import latent, pose_loss, twin_loss
 from avae.settings import Plan
+from avae.starts import starting_poses
 from avae.transforms import Transform
 
 PRIOR = 0.1  # weight of the prior in the proposal of B4: no pose has less than a tenth of its prior density

@@ -69,7 +69,7 @@ def find_modes(
     search: Search,
     n_modes: int,
     twin: Twin = None,
-    n_cells: int | None = None,
+    n_cells: Any = None,
 ) -> Modes:
     """Scores the starts, keeps `n_modes` of them that lie apart, refines each, and looks which are the same.
 

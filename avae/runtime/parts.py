@@ -120,21 +120,25 @@ def _part_size(function: Callable[..., Any], arrays: Any, rows: int, memory: int
     return max(1, room // peak_bytes(function, example))
 
 
-def side_by_side(function: Callable[[Any, Layout], Any], x: Array) -> Any:
-    """`function` of a batch [B, ...] and its layout; on a CPU with one part of the batch per core.
+def side_by_side(function: Callable[[Any, Layout], Any], batch: Any) -> Any:
+    """`function` of a batch, a pytree of arrays [B, ...], and its layout; on a CPU with one part of it per core.
 
     XLA shares each operation out over the cores, and most of those of a search are too small for that. Threads will do:
     compiled code runs without Python's lock. The batch goes through whole where it is small, under a trace, or where a
     `with` has changed JAX's settings for this thread. Returns a pytree of arrays [B, ...].
     """
+    x = jax.tree.leaves(batch)[0]
     n = parts_at_once(x)
     if n == 1 or _threads(n).submit(_scoped).result() != _scoped():
-        return function(x, layout_of(x))
+        return function(batch, layout_of(x))
     each = math.ceil(len(x) / n)
     last = len(x) - each  # the last part begins early rather than being shorter: one shape, compiled once
     starts = [min(i * each, last) for i in range(n)]
     parts = _threads(n).map(
-        lambda start: jax.block_until_ready(function(x[start : start + each], Layout(at_once=n))), starts
+        lambda start: jax.block_until_ready(
+            function(jax.tree.map(lambda leaf: leaf[start : start + each], batch), Layout(at_once=n))
+        ),
+        starts,
     )
     return _joined(list(parts), n * each - len(x))
 

@@ -191,11 +191,7 @@ def load(workdir: str | os.PathLike[str], *, best: bool = False, as_read: bool =
 
 
 def load_all(workdir: str | os.PathLike[str]) -> Iterator[tuple[int, Params]]:
-    """Every checkpoint that a run kept (`train.keep_last`), the oldest first: its step, and what `load` gives of it.
-
-    Raises:
-      Mistake: if there is no run in `workdir`.
-    """
+    """Every checkpoint that a run kept, the oldest first: its step, and what `load` gives of it; Mistake if no run."""
     workdir = expanded(workdir)
     experiment = load_experiment(workdir)
     with Checkpoints(workdir) as checkpoints:

@@ -19,9 +19,10 @@ from avae.data.dataset import factors, repose
 from avae.experiment import Experiment, Train
 from avae.generate import init
 from avae.model import Params
-from avae.objective import Terms, batch_terms, pose_loss, strata, twin_loss
+from avae.objective import Terms, batch_terms, pose_loss, twin_loss
 from avae.runtime.parts import Layout, in_parts
 from avae.settings import Search, from_memory
+from avae.starts import strata
 from avae.training.distill import proposal_loss
 
 

@@ -35,13 +35,14 @@ from avae.transforms.background import check_channels, levels
 MARGIN = 2  # pixels of background all round: as many as one position reads along an axis
 
 
-def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 0.0) -> Array:
+def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 0.0, *, order: int = 1) -> Array:
     """Pulls images through affine maps: `out(p) = x(A p + t)`, the background outside.
 
     Args:
       x: one image [H, W, C] or volume [D, H, W, C], or a batch of them [B, ...].
       matrix: pull map [d, d+1] with d = 2 or 3, x before y before z; or one per image [B, d, d+1]. It may mirror.
       background: the level outside of the images; one number, or one per channel.
+      order: 1 to interpolate; 0 to take the nearest pixel, for masks and labels, which may be of any dtype.
 
     Returns:
       The warped images, in the shape of `x`. Differentiable in both arguments, forwards and backwards; where
@@ -52,8 +53,11 @@ def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 
         cannot be checked under a trace), or the background has not one level per channel.
     """
     x, matrix = jnp.asarray(x), jnp.asarray(matrix)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise Mistake(f"warp expects floating-point images, got dtype {x.dtype}; convert with x.astype('float32')")
+    if order not in (0, 1):
+        raise Mistake(f"order: expected 0 (nearest pixel) or 1 (interpolation), got {order!r}")
+    if order and not jnp.issubdtype(x.dtype, jnp.floating):
+        hint = "convert with x.astype('float32'), or give order=0 for labels"
+        raise Mistake(f"warp expects floating-point images, got dtype {x.dtype}; {hint}")
     rows = matrix.shape[-2] if matrix.ndim in (2, 3) else 0
     if rows not in (2, 3) or matrix.shape[-1] != rows + 1:
         raise Mistake(f"warp expects a matrix [2, 3] or [3, 4], or one per image, got shape {matrix.shape}")
@@ -69,9 +73,9 @@ def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 
     check_channels(outside, x.shape[-1])
     if not isinstance(matrix, Tracer):
         _check_matrices(local(matrix).astype(np.float64).reshape(-1, rows, rows + 1))
+    each = functools.partial(warp_one, outside=outside, on_grid=order == 0)
     if not batched:
-        return warp_one(x, matrix, outside=outside)
-    each = functools.partial(warp_one, outside=outside)
+        return each(x, matrix)
     return jax.vmap(each, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
 
 
@@ -88,6 +92,7 @@ def warp_one(
     The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
     `outside` is the level of each channel outside of `x`, or of all.
     `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
+    Elsewhere that is the nearest.
     The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
     pixels, where the identity sits.
     """
@@ -107,6 +112,41 @@ def warp_one(
         return between(axis + 1, index) * (1 - f) + between(axis + 1, index + strides[axis]) * f
 
     return between(0, _index(cells, space, strides)).astype(x.dtype)
+
+
+def transform_points(matrix: ArrayLike, points: ArrayLike, shape: Sequence[int] | None = None) -> Array:
+    """Where points of an image lie in the aligned image, `warp(x, matrix)`: A^-1 (p - t).
+
+    Args:
+      matrix: pull map [d, d+1]; or one per set of points [B, d, d+1], as `Alignment.matrix`.
+      points: [N, d], or [B, N, d]: x before y before z.
+      shape: of the image [*space]: points are then in pixels, the first pixel's centre at 0; None for half-widths from
+        the centre.
+
+    Returns:
+      The points, in the shape and unit in which they came.
+
+    Raises:
+      Mistake: if the shapes do not belong together.
+    """
+    matrix, points = jnp.asarray(matrix, jnp.float32), jnp.asarray(points, jnp.float32)
+    d = matrix.shape[-2] if matrix.ndim in (2, 3) else 0
+    if d not in (2, 3) or matrix.shape[-1] != d + 1 or points.ndim != matrix.ndim or points.shape[-1] != d:
+        expected = "a matrix [d, d+1] and points [N, d], or one of each per image"
+        raise Mistake(f"transform_points expects {expected}, got shapes {matrix.shape} and {points.shape}")
+    if matrix.ndim == 3 and len(matrix) != len(points):
+        raise Mistake(f"transform_points expects one matrix per set of points, got {len(matrix)} and {len(points)}")
+    if shape is not None and len(shape) != d:
+        raise Mistake(f"shape: expected {d} sizes, got {tuple(shape)}")
+    sizes = jnp.zeros(d) + 1 if shape is None else jnp.asarray(shape[::-1], jnp.float32)
+    centre = (sizes - 1)[None] / 2
+    unit = 1.0 if shape is None else min(shape) / 2
+
+    def moved(matrix: Array, points: Array) -> Array:
+        inverse = invert(matrix)
+        return product((points - centre) / unit, inverse[:, :-1].T) * unit + inverse[:, -1][None] * unit + centre
+
+    return jax.vmap(moved)(matrix, points) if matrix.ndim == 3 else moved(matrix, points)
 
 
 def _with_margin(x: Array, outside: tuple[float, ...]) -> Array:
