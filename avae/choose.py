@@ -97,7 +97,8 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
 
     Args:
       seen: what `look` returned.
-      options: what the user says instead: transform, latent, likelihood, epochs, mirror, background, batch_size, seed.
+      options: what the user says instead: transform, latent, likelihood, epochs, mirror, background, batch_size, seed,
+        start (the folder of a run whose weights are the first ones).
 
     Raises:
       Mistake: if there are fewer than three examples.
@@ -123,6 +124,7 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     ]
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")
     settings = {"data.name": seen.name, "data.n_train": n_train, "data.seed": seed, "train.seed": seed}
+    settings |= {"train.start": str(given.get("start", ""))}
     settings |= {"data.transform.name": family, "evaluation.baseline_epochs": 0, "evaluation.n_exhaustive": 64}
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}
     config = default()

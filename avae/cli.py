@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--mirror", action="store_true", help="objects may be seen in a mirror")
     one.add_argument("--background", type=float, help="level outside of the images, as the model sees values")
     one.add_argument("--seed", type=int, default=0, help="of weights, split and draws")
+    one.add_argument("--start", metavar="RUN", help="begin with the weights of this run")
     one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="any other setting")
     one = add("align", _align, "Aligns DATA by a run: a table of poses, the aligned images, their averages.", run=run)
     one.add_argument("data", metavar="DATA", help=data)
     one.add_argument("--out", required=True, metavar="DIR", help=out)
+    one.add_argument("--also", action="append", default=[], metavar="DATA", help="masks or channels to move with them")
     one.add_argument("--best", action="store_true", help="the checkpoint of lowest loss, not the newest")
     one = add("report", _report, "Measures a run on the images it held out, and writes its report.", run=run)
     one.add_argument("--data", help="where the data are now, if they were moved")
@@ -94,7 +96,7 @@ def _inspect(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     out = expanded(args.out)
     seen = choose.look(_source(args.data))
-    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed")
+    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed", "start")
     config, choices = choose.chosen(seen, {name: getattr(args, name) for name in names} | {"mirror": args.mirror})
     _set(config, args.set)
     run_folder.check(out, config)
@@ -104,7 +106,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _align(args: argparse.Namespace) -> None:
-    say(f"poses: {folder.align_source(expanded(args.run), _source(args.data), expanded(args.out), best=args.best)}")
+    run, out, also = expanded(args.run), expanded(args.out), [_source(name) for name in args.also]
+    say(f"poses: {folder.align_source(run, _source(args.data), out, also=also, best=args.best)}")
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ class Train:
       search_every: epochs from one full search to the next. In the others each image's last pose is refined, beside a
         few fresh starts; 1 for a full search at every step.
       seed: of the weights, the order of the data and all draws.
+      start: the folder of a run whose weights are the first ones; "" for random weights.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
       keep_last: how many of the newest checkpoints are kept.
@@ -53,6 +54,7 @@ class Train:
     search: Search | None = settings.training(Search())
     search_every: int = 1
     seed: int = 0
+    start: str = ""
     log_every: int = 100
     checkpoint_every: int = 500
     keep_last: int = 2

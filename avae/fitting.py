@@ -28,6 +28,7 @@ def fit(
     mirror: bool = False,
     background: float | tuple[float, ...] | None = None,
     batch_size: int | None = None,
+    start: str | os.PathLike[str] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -46,6 +47,7 @@ def fit(
       mirror: whether objects may be seen in a mirror.
       background: the level outside of the images, in their own units; None to take the median of their border pixels.
       batch_size: images per step.
+      start: the folder of a run on images of this shape, whose weights are the first ones.
       workdir: the folder of the run: called again with it and the same images, training goes on where it was stopped,
         and `avae.load(workdir)` gives what is there. None for a temporary one, which is removed.
       seed: of the weights, the split, and all draws.
@@ -64,7 +66,13 @@ def fit(
         _keep(source, images)
         seen = choose.look(str(source))
         options: dict[str, Any] = {"transform": transform, "latent": latent, "likelihood": likelihood, "seed": seed}
-        options |= {"epochs": epochs, "mirror": mirror, "background": background, "batch_size": batch_size}
+        options |= {
+            "epochs": epochs,
+            "mirror": mirror,
+            "background": background,
+            "batch_size": batch_size,
+            "start": start,
+        }
         config, choices = choose.chosen(seen, options)
         if progress:
             say(choose.as_text(choices), sys.stderr)

@@ -1,10 +1,14 @@
 """`avae.fit`: from an array to `Params` that take raw values of its kind."""
 
+import jax
 import numpy as np
 import pytest
 from template import SIDE, picture, turned
 
 import avae
+from avae.training.loop import started
+from avae.training.run_folder import load_experiment
+from avae.training.step import init_state
 
 IMAGES = turned(picture(), np.arange(24) * 47.0)[..., 0]
 SHORT = {"epochs": 1, "latent": 2, "transform": "rotation", "batch_size": 8}
@@ -38,6 +42,18 @@ def test_a_workdir_is_a_run_that_goes_on(run, capsys):
         avae.fit(IMAGES, workdir=workdir, progress=False, **SHORT)
     with pytest.raises(avae.Mistake, match=r"model.latent: 2 there, 3 here"):
         avae.fit((255 * IMAGES).astype(np.uint8), workdir=workdir, progress=False, **SHORT | {"latent": 3})
+
+
+def test_a_run_begins_with_the_weights_of_another(run, tmp_path):
+    params, workdir = run
+    state = started(init_state(load_experiment(workdir)), str(workdir))
+    jax.tree.map(np.testing.assert_array_equal, state.params.weights, params.weights)
+    stored = (255 * IMAGES).astype(np.uint8)
+    more = avae.fit(stored, **SHORT, start=workdir, workdir=tmp_path / "more", progress=False)
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), more.weights, params.weights)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.2
+    with pytest.raises(avae.Mistake, match=r"train.start: expected networks of the same kind"):
+        avae.fit(stored, **SHORT | {"latent": 3}, start=workdir, workdir=tmp_path / "other", progress=False)
 
 
 def test_nothing_is_left_or_said_without_a_workdir(tmp_path, monkeypatch, capsys):

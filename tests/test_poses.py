@@ -132,6 +132,18 @@ def test_unreadable_rows_stay_in_their_place_and_are_named(run, tmp_path, capsys
         folder.align_source(run / "run", str(tmp_path / "none.npy"), tmp_path / "nothing")
 
 
+def test_masks_move_with_their_images(run, poses, tmp_path):
+    masks = IMAGES > 0.3
+    np.save(tmp_path / "masks.npy", masks)
+    folder.align_source(run / "run", str(run / "stack.npz"), poses, also=[str(tmp_path / "masks.npy")])
+    moved = np.load(poses / "aligned_masks.npy")
+    expected = avae.warp(masks[..., None], table.read(poses)["matrix"], order=0)[..., 0]
+    np.testing.assert_array_equal(moved, expected)
+    np.save(tmp_path / "few.npy", masks[:5])
+    with pytest.raises(avae.Mistake, match=r"--also: expected 30 examples of \(20, 20\), .* got \(5, 20, 20\)"):
+        folder.align_source(run / "run", str(run / "stack.npz"), poses, also=[str(tmp_path / "few.npy")])
+
+
 @pytest.fixture
 def mrcs(run, tmp_path):
     """A stack of particles with a sample spacing, aligned by the run's poses of other files of its values."""

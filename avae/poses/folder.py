@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,14 @@ from avae.training import run_folder
 from avae.training.checkpoint import load
 
 
-def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool = False) -> pathlib.Path:
+def align_source(
+    run: pathlib.Path, name: str, out: pathlib.Path, *, also: Sequence[str] = (), best: bool = False
+) -> pathlib.Path:
     """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
 
     Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
-    of latents, the images explained worst, and index.html, which shows them.
+    of latents, the images explained worst, and index.html, which shows them. What is `also` given, masks or channels of
+    the same images, is moved by the same poses.
 
     Raises:
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
@@ -29,6 +33,9 @@ def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool 
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
     stack, labels = _all(name, described.data.transform.dim, described.data)
     images.check_shape(stack, params.model.image_shape)
+    others = {pathlib.Path(other).name: sources.stored(other, described.data.transform.dim)[0] for other in also}
+    for other in others.values():
+        images.check_beside(other, stack)
     source, job_suffix = pathlib.Path(name), images.suffix_of(name)
     job = stream.Job(
         params=params,
@@ -44,6 +51,8 @@ def align_source(run: pathlib.Path, name: str, out: pathlib.Path, *, best: bool 
         header=source if job_suffix == ".mrcs" and source.suffix.lower() != ".star" else None,
     )
     rows = stream.run(job)
+    for other, beside in others.items():
+        stream.move(beside, rows, out / f"aligned_{pathlib.Path(other).stem}{images.suffix_of(other)}", job.size)
     space = stack.images.shape[1:-1]
     facts = {"space": space, "source": str(source.absolute()), "family": str(params.model.transform)}
     table.write_npz(out / "poses.npz", rows, labels, facts)

@@ -160,3 +160,11 @@ def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:
         raise Mistake(
             f"{stack.what}: expected examples {tuple(shape)}, as the run was trained on, got {stack.images.shape[1:]}"
         )
+
+
+def check_beside(other: Stack, stack: Stack) -> None:
+    """Raises Mistake if a stack does not have an example of the same space for each of another."""
+    wanted, got = stack.images.shape[:-1], other.images.shape[:-1]
+    if wanted != got:
+        expected = f"expected {wanted[0]} examples of {wanted[1:]}, as the data have"
+        raise Mistake(f"--also: {expected}, got {got} in {other.what}")

@@ -164,3 +164,16 @@ def _latent(job: Job) -> int:
     space = getattr(job.params.model.networks, "image_shape", None) or shape
     mu, _ = jax.eval_shape(job.params.model.networks.encode, job.params.weights, jnp.zeros(space, jnp.float32))
     return mu.shape[0]
+
+
+def move(stack: Stack, rows: np.ndarray, path: pathlib.Path, size: int) -> None:
+    """Other images, such as masks, at the poses of a table: real ones interpolated, others by the nearest pixel."""
+    pictures, n = writer(path, stack.images), len(stack.images)
+    order = 1 if stack.images.dtype.kind == "f" else 0
+    for start in range(0, n, size):
+        index = np.arange(start, min(start + size, n))
+        raw, finite = np.asarray(stack.images[start : start + size]), rows["finite"][index]
+        matrix = np.where(finite[:, None, None], rows["matrix"][index], np.eye(*rows["matrix"].shape[1:], dtype="f4"))
+        moved = warp(raw.astype(np.float32) if order else raw, matrix, order=order)
+        pictures.write(index, np.asarray(moved).astype(raw.dtype))
+    pictures.close()

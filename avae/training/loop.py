@@ -20,8 +20,9 @@ from avae.experiment import Experiment
 from avae.inference.health import N_IMAGES
 from avae.model import Params
 from avae.runtime import devices
+from avae.runtime.mistake import Mistake
 from avae.training import run_folder
-from avae.training.checkpoint import Checkpoints
+from avae.training.checkpoint import Checkpoints, load
 from avae.training.step import TrainState, init_state, steps_per_run, train_step, trained
 from avae.training.watch import Watch, Writer
 
@@ -46,8 +47,8 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
 
     Raises:
       Mistake: if the data does not fill a batch, does not go with the model, or is not that of the run in `workdir`;
-        if the batch cannot be split over the devices, no checkpoint can be read, or another job trains in `workdir`.
-      Diverged: if a step is not finite; the last good checkpoint is kept.
+        if the weights to start from are those of other networks, the batch cannot be split over the devices, no
+        checkpoint can be read, or another job trains in `workdir`.
       OSError: if a checkpoint or a log cannot be written; the last good checkpoint is kept.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
@@ -63,7 +64,7 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
     with run_folder.held(workdir), Checkpoints(workdir, train.keep_last, train.keep_best) as checkpoints:
         experiment = run_folder.with_background(workdir, experiment)
         state = devices.replicate(init_state(experiment))
-        state = checkpoints.restore(state) or state
+        state = checkpoints.restore(state) or started(state, train.start)
         first = int(state.step)
         if first >= total:
             claim()
@@ -79,6 +80,17 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
                 some = np.asarray(images[np.arange(min(len(images), N_IMAGES))]) if train.search else None
                 state = _steps(experiment, state, batches, watch, checkpoints, stop, some)
     return trained(state, experiment)
+
+
+def started(state: TrainState, run: str) -> TrainState:
+    """The state with the weights of another run; itself where `run` is ""; raises Mistake if they do not fit."""
+    if not run:
+        return state
+    weights, (own, tree) = load(run).weights, jax.tree.flatten(state.params.weights)
+    leaves, theirs = jax.tree.flatten(weights)
+    if tree != theirs or any(a.shape != b.shape for a, b in zip(leaves, own, strict=True)):
+        raise Mistake(f"train.start: expected networks of the same kind and sizes as here, got others in {run}")
+    return state.replace(params=state.params.replace(weights=devices.replicate(weights)))
 
 
 def _training_images(experiment: Experiment) -> tuple[Any, Experiment]:

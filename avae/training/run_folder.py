@@ -229,7 +229,9 @@ def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
+    start = config["train"]["start"] and os.path.abspath(expanded(config["train"]["start"]))
     config = config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
+    config = config | {"train": config["train"] | {"start": start}}
     mask = _mask_file(config)
     return config | {"likelihood": config["likelihood"] | {"mask": str(mask)}} if mask else config
 
