@@ -1,6 +1,7 @@
 """The command line: what it says, and how it ends."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -55,6 +56,15 @@ def test_mistakes_end_in_a_sentence(argv, said, stack, tmp_path, capsys):
     argv = [part.format(stack=stack, out=tmp_path / "out") for part in argv]
     assert said in ends(capsys, *argv)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_of_the_readme_and_the_docs_are_commands():
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "poses.md").read_text()
+    lines = re.findall(r"^ {0,4}(avae [a-z].*?)(?:#.*)?$", text, re.MULTILINE)
+    commands = [part.split() for line in lines for part in line.split(" && ")]
+    assert len(commands) >= 4
+    for command in commands:
+        assert cli._parser().parse_args(command[1:]).command
 
 
 @pytest.mark.process
