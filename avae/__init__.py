@@ -2,6 +2,7 @@
 
 from avae.align import align as align, search as search
 from avae.fitting import fit as fit
+from avae.gallery import examples as examples, figure as figure
 from avae.generate import decode as decode, encode as encode, init as init, sample as sample
 from avae.inference.bounds import log_likelihood as log_likelihood
 from avae.inference.posterior import pose_posterior as pose_posterior

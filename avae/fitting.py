@@ -10,11 +10,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from avae import choose
+from avae.config import experiment
 from avae.model import Params
-from avae.run import fit_config
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import quiet, say
+from avae.training import loop, run_folder
 from avae.training.checkpoint import load
 
 
@@ -77,7 +78,8 @@ def fit(
         if progress:
             say(choose.as_text(choices), sys.stderr)
         with quiet(not progress):
-            fit_config(config, folder)
+            run_folder.check(folder, config)
+            loop.fit(experiment(config), folder, config)
         return load(folder)
 
 

@@ -58,17 +58,10 @@ import numpy as np
 from PIL import Image
 
 import avae
-from avae.config import default, experiment
-from avae.data import dataset as data, sources
-from avae.report.figures import training_curve
-from avae.report.pictures import grid
-from avae.training.loop import fit
-from avae.training.run_folder import claim
-from avae.training.watch import read_metrics
 
 print(f"avae on {jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}")
-N_ALIGNED = 8  # images that are not trained on, but aligned and shown
 RUNS = pathlib.Path(os.environ.get("AVAE_RUNS") or tempfile.mkdtemp(prefix="avae_"))
+TINY = {"epochs": 1, "latent": 2, "batch_size": 8} if SHORT else {}
 
 
 def show(figure, name):
@@ -81,42 +74,40 @@ def show(figure, name):
 
 
 # %% [markdown]
-# ## Train small
+# ## Train
 #
-# 4,000 digits at fixed random orientations, ten passes. A setting is called as on the command line of `train.py`. The
+# 4,000 digits, each turned by an angle of its own. `avae.fit` chooses the settings from the images and says why. The
 # run is saved as it goes: run the cell again after an interruption and it goes on where it was.
 
 # %%
-config = default()
-config.data.update(n_train=4_000, n_test=N_ALIGNED)
-config.train.update(epochs=10)
-if SHORT:
-    config.data.update(n_train=16)
-    config.model.update(hidden=(16,), latent=4)
-    config.train.update(epochs=1, batch_size=16)
+upright, labels = avae.examples("digits", 24 if SHORT else 4_000)
+angles = np.random.default_rng(0).uniform(-np.pi, np.pi, len(upright)).astype(np.float32)
+images = np.asarray(avae.warp(upright, jax.vmap(avae.Rotation().matrix)(angles[:, None])))
 
-digits = RUNS / "digits"
-claim(digits, config)
-params = fit(experiment(config), digits)
+params = avae.fit(images, transform="rotation", workdir=RUNS / "digits", **TINY)
 
 # %% [markdown]
-# ## Look at it
+# ## Align
 #
-# Test digits as they came (the tick points to what becomes "up"), in the pose that the model chose, and their
-# reconstructions. Then the loss while training. In a clone, `python eval.py --workdir=...` writes a whole report.
+# `found` has, for each image, the pose (`alpha`, in radians for rotations) and its uncertainty (`std`), the pull map
+# (`matrix`), the image in the canonical pose, its reconstruction in its own frame, its latent, and the loss in nats.
+# The figure shows images as they came (the tick points to what becomes "up"), in the pose that the model chose, and
+# their reconstructions.
 
 # %%
-images = data.load(experiment(config).data).test.images
-found = avae.align(params, images)
-show(grid(images, *map(np.asarray, (found.canonical, found.reconstruction, found.matrix))), "digits")
-show(training_curve({"AVAE": read_metrics(digits)}), "training")
+found = avae.align(params, images[:8])
+show(avae.figure(images[:8], found), "digits")
+print("degrees:", np.round(np.degrees(found.alpha[:, 0]), 1))
 
 # %% [markdown]
 # ## Your own images
 #
-# `IMAGES` is a folder of PNG, JPEG or TIFF files, or a stack (`.npy`, `.npz`, `.mrcs`). On Colab:
+# `IMAGES` is a folder of PNG, JPEG or TIFF files, or a stack (`.npy`, `.mrcs`, `.tif`, ...). On Colab:
 # `from google.colab import files; files.upload()`, or mount a drive. Without one, some digits are written to a folder,
 # to stand for yours. All images have one size; a few hundred are the least that is worth training on.
+#
+# The same on a command line, for any number of images, with a table of poses, averages and a page at the end:
+# `avae train IMAGES --out run && avae align run IMAGES --out poses`.
 
 # %%
 IMAGES = ""
@@ -124,37 +115,12 @@ IMAGES = ""
 if not IMAGES:
     IMAGES = str(RUNS / "images")
     pathlib.Path(IMAGES).mkdir(exist_ok=True)
-    for i, image in enumerate(data.load(data.Data(n_train=24 if SHORT else 1_000, n_test=1)).train.images):
+    for i, image in enumerate(images[:1_000]):
         Image.fromarray(np.round(255 * image[..., 0]).astype(np.uint8)).save(f"{IMAGES}/{i:04d}.png")
 
-# %% [markdown]
-# They are taken as they are (`pose="upright"`), for nobody knows their poses. Values are in [0, 1] for the default
-# likelihood; for others, and for `.mrcs`, set `config.likelihood.name = "gaussian"`.
-
-# %%
-N_IMAGES = 24 if SHORT else 1_000  # how many to use; if there are fewer, the error says how many
-
-config = default()
-config.data.update(name=IMAGES, pose="upright", n_train=N_IMAGES - N_ALIGNED, n_test=N_ALIGNED)
-config.model.image_shape = sources.read(IMAGES, dim=2, n_train=1, n_test=1).train_images.shape[1:]
-config.train.update(epochs=20, batch_size=min(64, N_IMAGES - N_ALIGNED))
-if SHORT:
-    config.model.update(hidden=(16,), latent=4)
-    config.train.update(epochs=1)
-
-own = RUNS / "own"
-claim(own, config)
-params = fit(experiment(config), own)
-
-# %% [markdown]
-# ## Align them
-#
-# `found` has, for each image, the pose (`alpha`, in radians for rotations) and its uncertainty (`std`), the pull map
-# (`matrix`), the image in the canonical pose, its reconstruction in its own frame, and the loss in nats.
-
-# %%
-images = data.load(experiment(config).data).test.images
-found = avae.align(params, images)
-show(grid(images, *map(np.asarray, (found.canonical, found.reconstruction, found.matrix))), "aligned")
+own, _ = avae.examples(IMAGES)
+params = avae.fit(own, workdir=RUNS / "own", **TINY)
+found = avae.align(params, own[:8])
+show(avae.figure(own[:8], found), "aligned")
 np.savez(RUNS / "aligned.npz", alpha=found.alpha, std=found.std, matrix=found.matrix, canonical=found.canonical)
-print("degrees:", np.round(np.degrees(found.alpha[:, 0]), 1), "in", RUNS / "aligned.npz")
+print("poses in", RUNS / "aligned.npz")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import avae
+from avae.evaluation import evaluate
 from avae.inference.health import Health, health
 from avae.training import watch
 
@@ -41,17 +42,19 @@ def x64():
 
 @pytest.fixture(scope="session", autouse=True)
 def unexamined():
-    """Runs do not measure the health of poses at each checkpoint, which compiles four programs; but see `examined`."""
-    nothing = Health(None, None, None, None, None)
+    """Runs and reports do not measure the health of poses, which compiles four programs; but see `examined`."""
+    sound = Health(0.0, 0.0, 0.1, 0.2, 0.05)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "health", lambda params, images: nothing)
+        for room in (watch, evaluate):
+            patch.setattr(room, "health", lambda params, images: sound)
         yield
 
 
 @pytest.fixture
 def examined(monkeypatch):
-    """The runs of this test do measure it."""
-    monkeypatch.setattr(watch, "health", health)
+    """The runs and reports of this test do measure it."""
+    for room in (watch, evaluate):
+        monkeypatch.setattr(room, "health", health)
 
 
 @pytest.fixture(autouse=True)

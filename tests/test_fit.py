@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from template import SIDE, picture, turned
+from template import SIDE, picture, template, turned
 
 import avae
 from avae.training.loop import started
@@ -88,3 +88,20 @@ def test_what_cannot_be_trained_on_is_named(x, said):
 def test_an_unknown_family_is_named():
     with pytest.raises(avae.Mistake, match=r"transform.name: expected one of .*, got 'rigit'; did you mean 'rigid'"):
         avae.fit(IMAGES, transform="rigit", progress=False)
+
+
+def test_examples_and_their_figure(tmp_path):
+    digits, labels = avae.examples("digits", 5)
+    assert digits.shape == (5, 28, 28, 1)
+    assert digits.dtype == np.float32
+    assert labels.shape == (5,)
+    np.save(tmp_path / "own.npy", IMAGES)
+    own, labels = avae.examples(tmp_path / "own.npy")
+    np.testing.assert_array_equal(own[..., 0], IMAGES)
+    found = avae.align(template(picture()), own[:4])
+    figure = avae.figure(own[:4], found, 3)
+    assert len(figure.axes) == 9
+    with pytest.raises(avae.Mistake, match="x: expected 4 images, one for each pose, got 3"):
+        avae.figure(own[:3], found)
+    with pytest.raises(avae.Mistake, match="n: expected from 1 to the 24 examples"):
+        avae.examples(tmp_path / "own.npy", 25)

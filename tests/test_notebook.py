@@ -55,7 +55,7 @@ def test_it_runs_in_short_form(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "degrees:" in done.stdout
-    for name in ("digits.png", "training.png", "aligned.png"):
+    for name in ("digits.png", "aligned.png"):
         assert (tmp_path / name).stat().st_size > 10_000
     with np.load(tmp_path / "aligned.npz") as aligned:
         assert aligned["canonical"].shape == (8, 28, 28, 1)
