@@ -13,6 +13,7 @@ from template import picture, turned
 import avae
 from avae import cli
 from avae.poses import averages, folder, stream, table
+from avae.training import run_folder
 
 N = 30
 DEGREES = np.random.default_rng(0).uniform(0, 360, N)
@@ -107,6 +108,8 @@ def test_a_folder_belongs_to_one_job(run, poses, tmp_path):
     np.save(tmp_path / "other.npy", 40 + 10 * IMAGES[:9])
     with pytest.raises(avae.Mistake, match=r"holds other results .*images: 30 there, 9 here"):
         folder.align_source(run / "run", str(tmp_path / "other.npy"), poses)
+    with run_folder.held(poses), pytest.raises(avae.Mistake, match=r"process \d+ on .* is at work in this folder"):
+        folder.align_source(run / "run", str(run / "stack.npz"), poses)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     with pytest.raises(avae.Mistake, match="expected a new or empty folder"):

@@ -147,7 +147,7 @@ def test_where_no_run_is_the_runs_nearby_are_named(tmp_path):
 
 def test_a_second_job_is_told_who_trains_in_the_folder(tmp_path):
     config = tiny(**{"train.epochs": 1})
-    with run_folder.held(tmp_path), pytest.raises(avae.Mistake, match=rf"process {os.getpid()} on .* is training in"):
+    with run_folder.held(tmp_path), pytest.raises(avae.Mistake, match=rf"process {os.getpid()} on .* is at work in"):
         run.fit_config(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
     run.fit_config(config, tmp_path)

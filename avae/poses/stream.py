@@ -28,6 +28,7 @@ from avae.runtime.batches import at_once
 from avae.runtime.files import write_whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
+from avae.training import run_folder
 from avae.transforms.warp import warp
 
 
@@ -58,10 +59,16 @@ def run(job: Job) -> np.ndarray:
     """Aligns all images, or those that are left; returns the table, mapped from its file.
 
     Raises:
-      Mistake: if the folder holds another job, or anything else, or no image can be aligned.
+      Mistake: if the folder holds another job, or anything else, another process is at work in it, or no image can be
+        aligned.
       OSError: if something cannot be written; what was written before is kept, and the job goes on from there.
     """
-    claim(job)
+    with run_folder.held(job.out):
+        claim(job)
+        return _run(job)
+
+
+def _run(job: Job) -> np.ndarray:
     rows = _rows(job)
     pictures = writer(job.out / f"aligned{job.suffix}", job.stack.images, job.header)
     first = int(np.argmin(rows["done"])) if not rows["done"].all() else job.n
@@ -97,7 +104,7 @@ def claim(job: Job) -> None:
                 f"{job.out} holds other results ({'; '.join(differ)}); choose another --out, or remove this one"
             )
         return
-    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
+    if job.out.exists() and (not job.out.is_dir() or any(path.name != "lock" for path in job.out.iterdir())):
         raise Mistake(f"--out: expected a new or empty folder, got {job.out}, which holds something else")
     job.out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(job.described, indent=2) + "\n")

@@ -175,7 +175,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another job"
             raise Mistake(
-                f"{workdir}: {holder} is training in this folder; wait for it, stop it, or choose another --workdir"
+                f"{workdir}: {holder} is at work in this folder; wait for it, stop it, or choose another --workdir"
             )
         file.truncate(0)
         now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
