@@ -121,7 +121,7 @@ def align(
     search: Search | Mapping[str, Any] | str | None = None,
     transform: Transform | None = None,
     around: ArrayLike | None = None,
-    within: float | Sequence[float] = 0.2,
+    within: float | Sequence[float] | None = None,
 ) -> Alignment:
     """Finds, for each image, the pose at which the VAE explains it best.
 
@@ -134,7 +134,7 @@ def align(
       transform: the family searched; None for the model's own.
       around: known poses [B, size], near which alone is searched; `info.identity_loss` is then the loss there.
       within: how far from them the starts are, at most, along each tangent direction (radians, half-widths), or one
-        number for each; the refinement may go a little further.
+        number for each, None for 0.2; the refinement may go a little further.
 
     Returns:
       An `Alignment`, split over devices where x is. Nothing is raised inside compiled code: see `info.finite`.
@@ -149,7 +149,7 @@ def align(
     near = None
     if around is not None:
         near = checks.check_poses(around, len(x), family)
-        held = held._replace(proposed=False, within=checks.check_widths(within, family))
+        held = held._replace(proposed=False, within=checks.check_widths(0.2 if within is None else within, family))
     return side_by_side(lambda pair, layout: _align(params, pair, key, family, held, layout), (x, near))
 
 

@@ -34,7 +34,7 @@ def examples(name: str | os.PathLike[str] = "digits", n: int | None = None) -> t
 
 
 def figure(x: ArrayLike, found: Alignment, n: int = 12) -> Any:
-    """A Matplotlib figure: the first images as they came, in the pose that was found, and reconstructed.
+    """Draws the first images as they came, in the pose that was found, and reconstructed.
 
     The tick at the edge of an image points to what became "up". Volumes are rendered.
 
@@ -42,6 +42,9 @@ def figure(x: ArrayLike, found: Alignment, n: int = 12) -> Any:
       x: images [B, *space, C], as they were given to `avae.align`.
       found: what it returned.
       n: how many are shown.
+
+    Returns:
+      A Matplotlib figure, one column per image.
 
     Raises:
       Mistake: if there is not one pose for each image.

@@ -197,7 +197,7 @@ def test_poses_that_relion_does_not_know_are_refused(mrcs, capsys):
 
 
 @pytest.mark.parametrize("kind", ["mrcs", "tif"])
-def test_aligned_images_in_the_format_of_the_data(kind, tmp_path):
+def test_aligned_images_in_the_format_of_the_data(kind, run, tmp_path):
     images = (40 + 10 * IMAGES[:9]).astype(np.float32 if kind == "mrcs" else np.uint16)
     path = tmp_path / f"stack.{kind}"
     if kind == "mrcs":
@@ -207,8 +207,7 @@ def test_aligned_images_in_the_format_of_the_data(kind, tmp_path):
             file.voxel_size = 1.5
     else:
         tifffile.imwrite(path, images, photometric="minisblack")
-    cli.main(["train", str(path), "--out", str(tmp_path / "run"), *SHORT])
-    cli.main(["align", str(tmp_path / "run"), str(path), "--out", str(tmp_path / "poses")])
+    folder.align_source(run / "run", str(path), tmp_path / "poses")
     aligned = tmp_path / "poses" / f"aligned.{kind}"
     matrix = table.read(tmp_path / "poses")["matrix"]
     if kind == "mrcs":

@@ -277,7 +277,7 @@ def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(writ
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     (tmp_path / "results.json").write_text("{}")
     described, params, _ = small()
-    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False, as_read=False: params)
     monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
     monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
     monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: written[1])
@@ -290,7 +290,7 @@ def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(writ
 
 def test_numbers_are_printed_where_standard_output_is_ascii(written, tmp_path, monkeypatch):
     described, params, _ = small()
-    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: params)
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False, as_read=False: params)
     monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: described)
     monkeypatch.setattr(evaluation.run_folder, "check_data", lambda folder, data: None)
     monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: relabelled(written[1], ["数据", "ü"]))
@@ -434,7 +434,7 @@ def test_eval_takes_the_baseline_beside_the_run(tmp_path, capsys, monkeypatch):
     other = dataclasses.replace(described, train=unsearched, data=dataclasses.replace(described.data, seed=1))
     runs = {tmp_path: (params, described), tmp_path / "baseline": (plain, other)}
     (tmp_path / "baseline").mkdir()
-    monkeypatch.setattr(evaluation, "load", lambda folder, best=False: runs[folder][0])
+    monkeypatch.setattr(evaluation, "load", lambda folder, best=False, as_read=False: runs[folder][0])
     monkeypatch.setattr(evaluation.run_folder, "load_experiment", lambda folder, data=None: runs[folder][1])
     path = evaluation.report(tmp_path)
     printed = capsys.readouterr().out

@@ -335,7 +335,7 @@ def test_a_run_without_a_checkpoint_is_a_sentence(tmp_path):
         ({"train.epochs": 0}, "train.epochs: expected a whole number of at least 1, got 0"),
         ({"train.batch_size": 0}, "train.batch_size: expected a whole number of at least 1"),
         ({"train.learning_rate": -1.0}, "learning_rate > 0"),
-        ({"data.pose": "tilted"}, "data.pose: expected one of fixed, upright, fresh, got 'tilted'"),
+        ({"data.pose": "tilted"}, "data.pose: expected one of fixed, as_is, fresh, got 'tilted'"),
         ({"model.name": "mpl"}, "model.name: expected one of mlp, conv, got 'mpl'; did you mean 'mlp'"),
         ({"transform.name": "rotations"}, "did you mean 'rotation'"),
         ({"likelihood.name": "poisson"}, "likelihood.name: expected one of bernoulli, gaussian"),

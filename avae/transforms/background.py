@@ -82,6 +82,6 @@ def _is_off(x: Array, background: Array) -> Array:
     inner = np.zeros(x.shape[1:-1], bool)
     inner[(slice(1, -1),) * inner.ndim] = True
     border = x[:, ~inner].reshape(-1, x.shape[-1])
-    most = 0.5 * (~jnp.isnan(border)).sum(axis=0)
+    most = (~jnp.isnan(border)).sum(axis=0) // 2
     below, above = border < background[None] - near, border > background[None] + near
     return ((below.sum(axis=0) > most) | (above.sum(axis=0) > most)).any()
