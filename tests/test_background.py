@@ -96,14 +96,14 @@ def test_an_undeclared_background_is_told_of(params):
     x = np.full((2, 12, 12, 1), 0.9, np.float32)
     x[:, 4:8, 4:8] = 0.1
     with pytest.warns(UserWarning, match=r"borders .* lie at \(0.9,\), .* background is \(0.0,\)"):
-        avae.align(params, x)
+        avae.objective(params, x)
     with pytest.warns(UserWarning, match="lie at"):
-        avae.align(params, np.ma.masked_less(x, 0.0 + (np.arange(144).reshape(1, 12, 12, 1) % 7 == 0)))
+        avae.objective(params, np.ma.masked_less(x, 0.0 + (np.arange(144).reshape(1, 12, 12, 1) % 7 == 0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        jax.jit(avae.align)(params, x)
-        avae.align(params.replace(model=dataclasses.replace(params.model, background=0.9)), x)
-        avae.align(params.replace(model=dataclasses.replace(params.model, transform=avae.QuarterTurns())), x)
+        jax.eval_shape(avae.objective, params, x)
+        avae.objective(params.replace(model=dataclasses.replace(params.model, background=0.9)), x)
+        avae.objective(params.replace(model=dataclasses.replace(params.model, transform=avae.QuarterTurns())), x)
 
 
 def test_a_background_beside_networks_in_bfloat16(images, params):

@@ -166,6 +166,7 @@ def test_rivals_and_true_objects_find_the_poses_of_clear_particles(script):
         assert np.median(drift.metrics.rotation_errors(net, made.label)) < limit
 
 
+@pytest.mark.slow  # trains and aligns, half a minute
 def test_a_model_is_judged_by_true_poses(script):
     """One that knows nothing is as wrong as chance; one step of training runs."""
     drift = script("drift")

@@ -72,6 +72,7 @@ def test_a_latent_that_turns_pictures_is_seen():
     assert found.drift_share > 0.6  # turned twice, the picture is softer
 
 
+@pytest.mark.slow  # compiles searches of two kinds, half a minute
 def test_a_latent_that_makes_pictures_brighter_is_no_drift():
     found, _ = latents(0.0, bright=0.5)
     assert found.drift < 0.2
@@ -85,6 +86,7 @@ def test_drift_is_told_in_words():
     assert warnings(Health(0.0, 0.0, 0.1, drift=2.0, drift_share=0.1), 20, Search()) == []  # a change of shape
 
 
+@pytest.mark.slow  # compiles searches of two kinds, half a minute
 @pytest.mark.parametrize("family", [avae.QuarterTurns(), avae.Translation(), avae.Mirrored(avae.Rigid())], ids=str)
 def test_any_family_has_a_health(family):
     found = health(template(picture() * DISC, transform=family), IMAGES[:1])
@@ -93,6 +95,7 @@ def test_any_family_has_a_health(family):
     assert np.isfinite(found.turned)
 
 
+@pytest.mark.slow  # compiles searches of two kinds, half a minute
 @pytest.mark.parametrize("level", [0.0, 0.5])
 def test_blank_images_have_one_too(level):
     found = health(template(picture() * DISC), np.full((3, SIDE, SIDE, 1), level, np.float32))
@@ -108,6 +111,7 @@ def test_known_moves_keep_to_the_family(family):
     np.testing.assert_allclose(known(avae.Translation(), jnp.array([0.1, -0.2]), jax.random.key(1)), [0.05, -0.1])
 
 
+@pytest.mark.slow  # compiles searches of two kinds, half a minute
 def test_a_run_logs_it_and_warns(tmp_path, monkeypatch, capsys, examined):
     from test_long_runs import tiny
 
