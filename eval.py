@@ -2,6 +2,7 @@
 
 python eval.py --workdir=runs/rot_mnist [--baseline=runs/vae_mnist] [--best] [--data=PATH] [--distributed]
 python eval.py --workdir=runs/rot_mnist --history     # only figures/history.png: orientations at each checkpoint kept
+python eval.py --workdir=runs/own --poses=poses       # only the poses of all images of its data (docs/poses.md)
 """
 
 import sys
@@ -10,8 +11,12 @@ try:
     from absl import flags
 
     from avae import command
+    from avae.poses.folder import align_source
     from avae.run import draw_history, report
+    from avae.runtime.files import expanded
     from avae.runtime.mistake import Mistake
+    from avae.runtime.progress import say
+    from avae.training.run_folder import load_experiment
 except KeyboardInterrupt:  # the libraries take seconds to load
     print("stopped by SIGINT", file=sys.stderr)
     sys.exit(128 + 2)
@@ -31,6 +36,9 @@ def main(argv: list[str]) -> None:
     only_history = flags.DEFINE_bool(
         "history", False, "Only draw the orientations of each class at the checkpoints kept.", flag_values=values
     )
+    poses = flags.DEFINE_string(
+        "poses", None, "Folder into which the poses of all images are written; see docs/poses.md.", flag_values=values
+    )
     join = command.define_hosts(values)
     with command.sentences():
         command.parse(values, argv)
@@ -39,6 +47,9 @@ def main(argv: list[str]) -> None:
         join()
         if only_history.value:
             draw_history(workdir.value, data=data.value)
+        elif poses.value:
+            run, where = expanded(workdir.value), data.value or load_experiment(expanded(workdir.value)).data.name
+            say(f"poses: {align_source(run, where, expanded(poses.value), best=best.value)}")
         else:
             report(workdir.value, baseline.value, best=best.value, data=data.value)
 

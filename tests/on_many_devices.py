@@ -97,7 +97,7 @@ def in_parts_where_it_lies():
     return {
         "align": compared(
             [avae.align(params, x, search=search) for x in (x, split)],
-            inner["align"]._align.lower(params, split, None, family, held, layout),
+            inner["align"]._align.lower(params, (split, None), None, family, held, layout),
         ),
         "bound": compared(
             [avae.log_likelihood(params, x, method="multi_start", **given) for x in (x, split)],
