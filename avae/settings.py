@@ -113,18 +113,17 @@ def of_family(family: Transform, reducible: Callable[[int], bool] = lambda facto
     return ALONE if family.dof == 0 else Search()
 
 
-def training(search: Search, slides: bool = False, turns: int = 2) -> Search:
+def training(search: Search, slides: bool = False) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
     Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many leave more classes of digits
-    at two orientations (docs/results.md). Where J `slides`, nothing is spent on the poses around the starts, nor on
-    more than 32 starts of a family with fewer than two `turns`; but four are kept, for the encoder first sees them off
-    their centre: of two, too many are wrong.
+    at two orientations. Where J `slides`, nothing is spent on the poses around the starts; but four are kept, for the
+    encoder first sees them off their centre: of two, too many are wrong. With 32 starts in place of 64 the poses of
+    particles drift (docs/results.md).
     """
-    few = slides and turns < 2
     return dataclasses.replace(
         search,
-        n_starts=min(search.n_starts, 32 if few else 64),
+        n_starts=min(search.n_starts, 64),
         top_k=min(search.top_k, 4 if slides else 2),
         n_local=() if slides else tuple(min(n, 4) for n in search.n_local),
         n_refined=min(search.n_refined, 2),
@@ -134,11 +133,10 @@ def training(search: Search, slides: bool = False, turns: int = 2) -> Search:
 
 def training_of(model: Any) -> Search:
     """The search of a model inside a training step; with mirror images, as for `of_family`."""
-    family = model.transform
-    slides, turns = can_slide(model, family), family.dof - family.shifts
+    family, slides = model.transform, can_slide(model, model.transform)
     if isinstance(family, Mirrored):
-        return _both_hands(training(of_family(family.family), slides, turns))
-    return training(of_family(family), slides, turns)
+        return _both_hands(training(of_family(family.family), slides))
+    return training(of_family(family), slides)
 
 
 def can_slide(model: Any, family: Transform) -> bool:

@@ -46,8 +46,7 @@ def test_the_family_alone_changes_the_search(name):
     family = FAMILIES[name]
     assert type(described.model.transform) is family
     assert described.model.search == TWINS.get(family, DEFAULTS[family])
-    turns = described.model.transform.dof - family.shifts
-    assert described.train.search == settings.training(DEFAULTS[family], family.shifts > 0, turns)
+    assert described.train.search == settings.training(DEFAULTS[family], slides=family.shifts > 0)
 
 
 def test_networks_without_a_smaller_form_have_the_family_s_own_search():
@@ -64,7 +63,7 @@ def test_one_setting_leaves_the_others():
     described = experiment(changed(transform__name="rigid", search__n_starts=16, train__search__n_steps=7))
     assert described.model.search == dataclasses.replace(DEFAULTS[avae.Rigid], n_starts=16)
     assert described.train.search == dataclasses.replace(
-        settings.training(DEFAULTS[avae.Rigid], slides=True, turns=1), n_steps=7
+        settings.training(DEFAULTS[avae.Rigid], slides=True), n_steps=7
     )
 
 
