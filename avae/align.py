@@ -52,9 +52,8 @@ def search_one(
     """
     scores = survey(*(twin or (loss, x)), starts)  # 1. J at every start, slid where it suits; a cheaper twin will do
     kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few
-    nearby = look_around(
-        loss, x, kept, family, search.n_local, len(starts) if n_cells is None else n_cells
-    )  # 3. poses in the cell of each
+    n_cells = len(starts) if n_cells is None else n_cells
+    nearby = look_around(loss, x, kept, family, search.n_local, n_cells)  # 3. poses in the cell of each
     found = refine_all(loss, x, best(nearby, search.n_refined), family, search)  # 4. by gradient
     alpha, value, accepted, _, prediction = jax.tree.map(lambda leaf: leaf[0], best(found, 1))  # 5. the best seen
     info = Info(scores.loss, kept.start, identity_loss, accepted, jnp.isfinite(value))

@@ -20,6 +20,7 @@ SEEN = 1000  # examples that are looked at, evenly spaced
 ENDS = 0.1  # values within so much of 0 or 1 are near them
 STEPS = 300  # of training: poses of noisy particles are then as good as they get (docs/results.md)
 HELD_OUT, MOST_HELD_OUT = 0.1, 2000
+BATCHES = "128 images, 32 volumes, or a quarter of them"
 CONV = 128 * 128  # pixels from which the networks are convolutional
 
 
@@ -68,8 +69,7 @@ def look(name: str) -> Look:
     Raises:
       Mistake: if it is missing or damaged, or holds neither images nor volumes.
     """
-    dim = sources.dimension(name)
-    train, test = sources.stored(name, dim)
+    dim, train, test = sources.opened(name)
     rows = _some(train)
     finite = rows[np.isfinite(rows)]
     if not finite.size:
@@ -109,18 +109,16 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     n_test = seen.n_test or min(MOST_HELD_OUT, max(1, round(HELD_OUT * seen.n)))
     n_train = seen.n - n_test
     batch = given.get("batch_size") or min(128 if seen.dim == 2 else 32, max(1, n_train // 4))
-    steps = max(1, n_train // batch)
+    epochs = max(2, -(-STEPS // max(1, n_train // batch)))
     choices = [
         Choice("data.n_test", n_test, "the source's own split" if seen.n_test else "a tenth, at most 2,000, held out"),
         Choice("data.pose", "as_is", "images are taken as they are, at no further poses"),
         *_family(seen, given),
         *_likelihood(seen, given),
         *_networks(seen, given),
-        Choice("train.batch_size", batch, "128 images, 32 volumes, or a quarter of them"),
-        Choice(
-            "train.epochs", given.get("epochs") or max(2, -(-STEPS // steps)), f"about {STEPS} steps, from 2 epochs"
-        ),
-        Choice("data.background", given.get("background", "auto"), f"border pixels: {_short(seen.background)}"),
+        _or_given(Choice("train.batch_size", batch, BATCHES), given, "batch_size"),
+        _or_given(Choice("train.epochs", epochs, f"about {STEPS} steps, from 2 epochs"), given, "epochs"),
+        _or_given(Choice("data.background", "auto", f"border pixels: {_short(seen.background)}"), given, "background"),
     ]
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")
     settings = {"data.name": seen.name, "data.n_train": n_train, "data.seed": seed, "train.seed": seed}
@@ -129,8 +127,7 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}
     config = default()
     config.update_from_flattened_dict(settings | {choice.name: choice.value for choice in choices})
-    said = {"data.background": "background", "train.epochs": "epochs", "train.batch_size": "batch_size"}
-    return config, [_as_given(choice) if said.get(choice.name) in given else choice for choice in choices]
+    return config, choices
 
 
 def as_text(choices: list[Choice]) -> str:
@@ -176,10 +173,6 @@ def _networks(seen: Look, given: Mapping[str, Any]) -> list[Choice]:
 
 def _or_given(choice: Choice, given: Mapping[str, Any], key: str) -> Choice:
     return Choice(choice.name, given[key], "as you say") if key in given else choice
-
-
-def _as_given(choice: Choice) -> Choice:
-    return choice._replace(why="as you say")
 
 
 def _some(stack: Stack) -> np.ndarray:

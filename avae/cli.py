@@ -71,8 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of weights, split and draws")
     one.add_argument("--start", metavar="RUN", help="begin with the weights of this run")
     one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="any other setting")
-    one = add("align", _align, "Aligns DATA by a run: a table of poses, the aligned images, their averages.", run=run)
-    one.add_argument("data", metavar="DATA", help=data)
+    one = add(
+        "align",
+        _align,
+        "Aligns DATA by a run: a table of poses, aligned images, averages.",
+        run=run,
+        data=data,
+    )
     one.add_argument("--out", required=True, metavar="DIR", help=out)
     one.add_argument("--also", action="append", default=[], metavar="DATA", help="masks or channels to move with them")
     one.add_argument("--best", action="store_true", help="the checkpoint of lowest loss, not the newest")

@@ -46,7 +46,8 @@ def fit(
       likelihood: "bernoulli" or "gaussian".
       epochs: passes over the images.
       mirror: whether objects may be seen in a mirror.
-      background: the level outside of the images, in their own units; None to take the median of their border pixels.
+      background: the level outside of the images, as the model sees values (less `Model.values.mean`, over `std`); None
+        to take the median of their border pixels.
       batch_size: images per step.
       start: the folder of a run on images of this shape, whose weights are the first ones.
       workdir: the folder of the run: called again with it and the same images, training goes on where it was stopped,

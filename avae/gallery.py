@@ -25,7 +25,7 @@ def examples(name: str | os.PathLike[str] = "digits", n: int | None = None) -> t
     Raises:
       Mistake: if the source is missing or damaged, or holds fewer.
     """
-    train, test = sources.stored(os.fspath(name), sources.dimension(os.fspath(name)))
+    _, train, test = sources.opened(os.fspath(name))
     _, (labels, _) = index(train, test)
     n = len(labels) if n is None else n
     if not 1 <= n <= len(labels):

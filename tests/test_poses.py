@@ -135,6 +135,14 @@ def test_unreadable_rows_stay_in_their_place_and_are_named(run, tmp_path, capsys
         folder.align_source(run / "run", str(tmp_path / "none.npy"), tmp_path / "nothing")
 
 
+def test_a_split_is_aligned_as_one_stack_training_images_first(run, tmp_path):
+    images = 40 + 10 * IMAGES[:8]
+    np.savez(tmp_path / "split.npz", train_images=images[:5], test_images=images[5:])
+    folder.align_source(run / "run", str(tmp_path / "split.npz"), tmp_path / "poses")
+    matrix, aligned = table.read(tmp_path / "poses")["matrix"], np.load(tmp_path / "poses" / "aligned.npy")
+    np.testing.assert_allclose(aligned, avae.warp(images[..., None] - 40, matrix)[..., 0] + 40, atol=0.05)
+
+
 def test_masks_move_with_their_images(run, poses, tmp_path):
     masks = IMAGES > 0.3
     np.save(tmp_path / "masks.npy", masks)

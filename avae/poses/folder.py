@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from avae.data import sources
+from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack, index
 from avae.model import Params
 from avae.poses import averages as means, export, images, page, stream, table
@@ -74,10 +75,10 @@ def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
     if not (folder / "poses.npz").exists():
         raise Mistake(f"{folder}: expected a folder that `avae align` wrote to its end, but there is no poses.npz")
     if kind in ("csv", "npz"):
-        content = (folder / f"poses.{kind}").read_bytes()
+        own = folder / f"poses.{kind}"
         if path is None:
-            return folder / f"poses.{kind}"
-        expanded(path).write_bytes(content)
+            return own
+        expanded(path).write_bytes(own.read_bytes())
         return expanded(path)
     target = expanded(path) if path else folder / ("poses.star" if kind == "star" else "itk")
     if kind == "itk":
@@ -94,8 +95,13 @@ def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
     if train is test:
         stack, which = train, indices[0]
     else:
-        both = images.Joined(train.images, test.images)
-        stack, which = train._replace(images=both), np.concatenate(indices)
+        n, example = len(train.images), train.images.shape[1:]
+
+        def both(rows: np.ndarray) -> np.ndarray:
+            return np.concatenate([train.images[rows[rows < n]], test.images[rows[rows >= n] - n]])
+
+        joined = Lazy((n + len(test.images), *example), train.images.dtype, both)
+        stack, which = train._replace(images=joined), np.concatenate(indices)
     given = train.labels is not None or test.labels is not None
     return stack, [names[k] for k in which] if given and names else None
 

@@ -14,7 +14,7 @@ from avae.runtime.mistake import Mistake
 SUFFIXES = {".mrcs": (*mrc.SUFFIXES, ".star"), ".tif": (".tif", ".tiff")}  # others become .npy
 
 
-class Values:
+class Units:
     """Stored values as a model sees them, and back: a line through the least and the largest of each image.
 
     Args:
@@ -45,35 +45,14 @@ class Values:
             return values.astype(self._kind)
 
 
-class Joined:
-    """Two stacks one behind the other, read a slice at a time."""
-
-    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
-        self._parts, self.dtype = (first, second), first.dtype
-        self.shape = (len(first) + len(second), *first.shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, slice):
-            start, stop, _ = index.indices(len(self))
-            first, second, n = *self._parts, len(self._parts[0])
-            return np.concatenate([first[start : min(stop, n)], second[max(0, start - n) : max(0, stop - n)]])
-        rows = np.atleast_1d(index)
-        n = len(self._parts[0])
-        picked = [self._parts[row >= n][row - n * (row >= n)] for row in rows]
-        return np.stack(picked) if np.ndim(index) else picked[0]
-
-
-class _Npy:
-    """A .npy file; one channel has no axis."""
+class _Mapped:
+    """A .npy file, or a TIFF of one page per image; one channel has no axis."""
 
     def __init__(self, path: pathlib.Path, like: Any) -> None:
         shape = like.shape if like.shape[-1] > 1 else like.shape[:-1]
         if not path.exists():
-            np.lib.format.open_memmap(path, "w+", like.dtype, shape).flush()
-        self._file, self._shape = np.load(path, mmap_mode="r+"), like.shape
+            _create(path, shape, like)
+        self._file, self._shape = _map(path, "r+"), like.shape
 
     def write(self, index: np.ndarray, images: np.ndarray) -> None:
         self._file.reshape(self._shape)[index[0] : index[-1] + 1] = images
@@ -83,24 +62,17 @@ class _Npy:
         self._file.flush()
 
 
-class _Tif:
-    """A TIFF file of one page per image."""
+def _create(path: pathlib.Path, shape: tuple[int, ...], like: Any) -> None:
+    if path.suffix == ".npy":
+        np.lib.format.open_memmap(path, "w+", like.dtype, shape).flush()
+        return
+    photometric = "rgb" if like.shape[-1] in (3, 4) else "minisblack"
+    stored = np.dtype(np.uint8) if like.dtype == bool else like.dtype
+    tifffile.memmap(path, shape=shape, dtype=stored, photometric=photometric, bigtiff=True)
 
-    def __init__(self, path: pathlib.Path, like: Any) -> None:
-        shape = like.shape if like.shape[-1] > 1 else like.shape[:-1]
-        photometric = "rgb" if like.shape[-1] in (3, 4) else "minisblack"
-        stored = np.dtype(np.uint8) if like.dtype == bool else like.dtype
-        if not path.exists():
-            tifffile.memmap(path, shape=shape, dtype=stored, photometric=photometric, bigtiff=True)
-        self._file = tifffile.memmap(path, mode="r+")
-        self._shape = like.shape
 
-    def write(self, index: np.ndarray, images: np.ndarray) -> None:
-        self._file.reshape(self._shape)[index[0] : index[-1] + 1] = images
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.flush()
+def _map(path: pathlib.Path, mode: Any) -> Any:
+    return tifffile.memmap(path, mode=mode) if path.suffix == ".tif" else np.load(path, mmap_mode=mode)
 
 
 class _Mrc:
@@ -135,17 +107,12 @@ def writer(path: pathlib.Path, like: Any, header: pathlib.Path | None = None) ->
       like: the images as stored.
       header: an MRC file with the sample spacing.
     """
-    if path.suffix == ".mrcs":
-        return _Mrc(path, like, header)
-    return (_Tif if path.suffix == ".tif" else _Npy)(path, like)
+    return _Mrc(path, like, header) if path.suffix == ".mrcs" else _Mapped(path, like)
 
 
 def opened(path: pathlib.Path, channels: int) -> np.ndarray:
     """The images [N, *space, C] of a file that `writer` wrote, mapped from it."""
-    if path.suffix == ".mrcs":
-        images = package().mmap(path, "r", permissive=True).data
-    else:
-        images = tifffile.memmap(path, mode="r") if path.suffix == ".tif" else np.load(path, mmap_mode="r")
+    images = package().mmap(path, "r", permissive=True).data if path.suffix == ".mrcs" else _map(path, "r")
     return images[..., None] if channels == 1 else images
 
 

@@ -22,7 +22,7 @@ from avae.align import align
 from avae.data.sources.stacks import Stack
 from avae.model import Params
 from avae.poses import table
-from avae.poses.images import Values, writer
+from avae.poses.images import Units, writer
 from avae.runtime import devices
 from avae.runtime.batches import at_once
 from avae.runtime.files import write_whole
@@ -30,6 +30,8 @@ from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 from avae.training import run_folder
 from avae.transforms.warp import warp
+
+_warped = jax.jit(warp, static_argnames="background")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +132,14 @@ def _batch(job: Job, index: np.ndarray, rows: np.memmap, pictures: Any) -> None:
     padded = np.minimum(np.arange(index[0], index[0] + job.size), job.n - 1)
     raw = np.asarray(job.stack.images[index[0] : index[-1] + 1])
     raw = raw[padded - index[0]]
-    values = Values(raw, job.stack.scale)
+    values = Units(raw, job.stack.scale)
     good = np.isfinite(values.seen).reshape(len(raw), -1).all(axis=1)
     images = np.where(good.reshape(-1, *[1] * (raw.ndim - 1)), values.seen, np.float32(0))
     model, shared = job.params.model, devices.take(images, np.arange(len(images)))
     if problem := model.likelihood.check(np.array([images.min(), images.max()], np.float32)):
         raise Mistake(f"{job.stack.what}: expected {problem}")
     found = align(job.params, shared)
-    moved = devices.fetch(_moved(shared, found.matrix, model.background))
+    moved = devices.fetch(_warped(shared, found.matrix, model.background))
     alpha, matrix, std, loss, latent, info = devices.fetch(
         (found.alpha, found.matrix, found.std, found.loss, found.latent, found.info)
     )
@@ -154,16 +156,6 @@ def _batch(job: Job, index: np.ndarray, rows: np.memmap, pictures: Any) -> None:
     pictures.write(index, moved.astype(raw.dtype))
     rows[index[0] : index[-1] + 1] = part  # after the pictures: a row that is there has its picture
     rows.flush()
-
-
-@jax.jit
-def _warped(x: jax.Array, matrix: jax.Array, level: jax.Array) -> jax.Array:
-    return warp(x - level[None], matrix) + level[None]
-
-
-def _moved(x: jax.Array, matrix: jax.Array, background: tuple[float, ...]) -> jax.Array:
-    """The images [B, *space, C] at their poses, the background outside of the frame."""
-    return _warped(x, matrix, jnp.broadcast_to(jnp.asarray(background, x.dtype), x.shape[1:]))
 
 
 def _latent(job: Job) -> int:

@@ -4,6 +4,7 @@ Every source gives the same: rows of float32 examples [N, *space, C] for trainin
 with labels that index the class names.
 """
 
+import contextlib
 import difflib
 import pathlib
 from typing import NamedTuple
@@ -67,7 +68,7 @@ def read(
     """
     check_dim(name, dim)
     path = expanded(name)
-    if dim == 3 and name not in EMBEDDED and path.is_dir() and not containers.holds(name):
+    if dim == 3 and _is_folder(name):
         return _meshes(path, n_train, n_test, seed, side, up)
     train, test = stored(name, dim, mean, std)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
@@ -96,7 +97,7 @@ def fingerprint(name: str, *, dim: int) -> str:
     """
     check_dim(name, dim)
     path = expanded(name)
-    if name not in EMBEDDED and path.is_dir() and not containers.holds(name):
+    if _is_folder(name):
         return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
     train, test = stored(name, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
@@ -129,23 +130,28 @@ def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
         raise Mistake(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
 
 
-def dimension(name: str) -> int:
-    """2 for a source of images, 3 for one of volumes, by what it holds.
+def opened(name: str) -> tuple[int, Stack, Stack]:
+    """2 for a source of images, 3 for one of volumes, by what it holds; and its `stored` stacks.
 
     Raises:
       Mistake: if it is missing, damaged, or neither.
     """
-    path = expanded(name)
     if name in EMBEDDED or name.startswith(tfds.PREFIX):
-        return EMBEDDED.get(name, 2)
-    if path.is_dir() and not containers.holds(name):
-        return 3 if walk.holds(path, meshes.SUFFIXES) else 2
-    try:
-        train, _ = stored(name, 2)
-    except Mistake:
-        stored(name, 3)
-        return 3
-    return 2 if train.images.ndim == 4 and train.images.shape[-1] <= 4 else 3
+        dim = EMBEDDED.get(name, 2)
+    elif _is_folder(name):
+        dim = 3 if walk.holds(expanded(name), meshes.SUFFIXES) else 2
+    else:
+        with contextlib.suppress(Mistake):
+            train, test = stored(name, 2)
+            if train.images.shape[-1] <= 4:
+                return 2, train, test
+        dim = 3
+    return dim, *stored(name, dim)
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a name is that of a folder of files, each an example."""
+    return name not in EMBEDDED and expanded(name).is_dir() and not containers.holds(name)
 
 
 def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
@@ -163,7 +169,7 @@ def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
     path = expanded(name)
     if containers.holds(name):
         return containers.read(str(path), dim)
-    if dim == 3 and name not in EMBEDDED and path.is_dir():
+    if dim == 3 and _is_folder(name):
         raise Mistake(f"data.name: expected a stack, got the folder of meshes {path}; save its volumes as one .npy")
     if name in EMBEDDED:
         return embedded.read(name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from avae.data.sources import extras
 from avae.data.sources.arrays import check_labels, with_channels
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack
@@ -64,10 +65,7 @@ def _rows(array: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def _hdf5(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        import h5py  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise Mistake('data.name: HDF5 files are read by h5py, which is missing: pip install "avae[hdf5]"') from None
+    h5py = extras.package("h5py", "HDF5 files are read", "hdf5")
     found: dict[str, Any] = {}
     try:
         file = h5py.File(path, "r")
@@ -78,10 +76,7 @@ def _hdf5(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _zarr(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        import zarr  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise Mistake('data.name: Zarr stores are read by zarr, which is missing: pip install "avae[zarr]"') from None
+    zarr = extras.package("zarr", "Zarr stores are read", "zarr")
     try:
         opened = zarr.open(str(path), mode="r")
     except Exception as error:  # of any store, or of what is none

@@ -1,6 +1,5 @@
 """Arrays that other libraries keep on disk, as if they were NumPy arrays: rows are read when they are asked for."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,16 +13,11 @@ class Lazy:
         self.shape, self.dtype, self.ndim = tuple(shape), np.dtype(dtype), len(shape)
         self._read = read
 
-    @property
-    def nbytes(self) -> int:
-        """Of all of them, as stored."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        if index == (..., None) if isinstance(index, tuple) else False:
+        if isinstance(index, tuple) and index == (..., None):
             return Lazy((*self.shape, 1), self.dtype, lambda rows: self._read(rows)[..., None])
         rows = np.arange(len(self))[index]
         wanted, places = np.unique(rows, return_inverse=True)

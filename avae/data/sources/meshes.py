@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avae.data.sources import walk
+from avae.data.sources import extras, walk
 from avae.data.sources.stacks import fitting
 from avae.data.sources.walk import PARTS, File, some
 from avae.runtime.mistake import Mistake
@@ -160,8 +160,4 @@ def _take(meshes: Iterator[File], n: int, side: int, up: str, report: Report, pr
 
 def _trimesh() -> Any:
     """The package of the extra "mesh", imported only where there are meshes to read."""
-    try:
-        import trimesh
-    except ImportError:
-        raise Mistake('data.name: meshes are read by trimesh, which is missing: pip install "avae[mesh]"') from None
-    return trimesh
+    return extras.package("trimesh", "meshes are read", "mesh")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from avae.data.sources import extras
 from avae.data.sources.arrays import with_channels
 from avae.data.sources.stacks import Stack
 from avae.data.sources.walk import text
@@ -105,9 +106,5 @@ def _geometry(header: Any, dim: int) -> list[str]:
 
 
 def package() -> Any:
-    """The package of the extra "mrc", imported only where there is such a file."""
-    try:
-        import mrcfile
-    except ImportError:
-        raise Mistake('data.name: MRC files are read by mrcfile, which is missing: pip install "avae[mrc]"') from None
-    return mrcfile
+    """The package of the extra "mrc"."""
+    return extras.package("mrcfile", "MRC files are read", "mrc")

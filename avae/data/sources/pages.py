@@ -44,7 +44,8 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     if white and dtype.kind in "bu":
         images = Lazy(shape, dtype, _turned(images))
     found: Any = images
-    return zero_one(*(2 * (Stack(with_channels(found, str(path), dim), None, f"examples of {text(path)}"),)))
+    stack = Stack(with_channels(found, str(path), dim), None, f"examples of {text(path)}")
+    return zero_one(stack, stack)
 
 
 def _images(path: pathlib.Path, file: tifffile.TiffFile, series: Any) -> Any:

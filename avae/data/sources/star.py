@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from avae.data.sources import mrc
+from avae.data.sources import extras, mrc
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack
 from avae.data.sources.walk import text
@@ -24,12 +24,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if starfile is missing, the table lists no particles, or images are gone or of several sizes.
     """
-    try:
-        import starfile  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise Mistake(
-            'data.name: .star files are read by starfile, which is missing: pip install "avae[mrc]"'
-        ) from None
+    starfile = extras.package("starfile", ".star files are read", "mrc")
     try:
         tables: dict[str, Any] = dict(starfile.read(path, always_dict=True))
     except Exception as error:  # a parser of damaged text raises nearly anything
@@ -61,7 +56,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 
     labels = table[KIND].to_numpy() if KIND in table.columns else None
     found = Lazy((len(rows), *shape), dtype, some_of)
-    stack = Stack(found, labels, f"particles of {text(path)}", standardised)  # pyright: ignore[reportArgumentType]
+    stack = Stack(found, labels, f"particles of {text(path)}", standardised)
     return stack, stack
 
 
