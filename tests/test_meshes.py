@@ -1,6 +1,6 @@
 """Folders of meshes as occupancy volumes."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -196,13 +196,6 @@ def test_a_folder_without_meshes_and_images_asked_for(tree, tmp_path_factory):
 
 
 def test_without_trimesh_the_extra_is_named(tree, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "trimesh":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(ValueError, match=r'pip install "avae\[mesh\]"'):
         sources.read(str(tree), dim=3, n_train=1, n_test=1)
