@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=int, help="passes over the images")
     one.add_argument("--batch-size", type=int, help="images per step")
     one.add_argument("--mirror", action="store_true", help="objects may be seen in a mirror")
-    one.add_argument("--background", type=float, help="level outside of the images, as the model sees values")
+    one.add_argument("--background", type=float, help="level outside of the images, in their own values")
     one.add_argument("--seed", type=int, default=0, help="of weights, split and draws")
     one.add_argument("--start", metavar="RUN", help="begin with the weights of this run")
     one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="any other setting")
@@ -133,7 +133,7 @@ def _described(seen: choose.Look) -> str:
     lines = [
         f"{seen.name}: {seen.n:,} {noun} of {size}, stored as {seen.dtype}",
         f"values as read: {seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}, standard deviation {seen.std:.4g}",
-        f"background (median at the borders): {', '.join(f'{level:.4g}' for level in seen.background)}",
+        f"background (median at the borders, as stored): {', '.join(f'{level:.4g}' for level in seen.background)}",
         f"labels: {seen.labels or 'none'}" + (f"; its own split: {seen.n_test:,} for tests" if seen.n_test else ""),
     ]
     return "\n".join(lines)

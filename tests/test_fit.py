@@ -76,13 +76,41 @@ def test_nothing_is_left_or_said_without_a_workdir(tmp_path, monkeypatch, capsys
         (np.zeros((0, 5, 5)), r"got shape \(0, 5, 5\)"),
         (np.full((4, 5, 5), np.nan), r"NaN or infinity in 4 image\(s\), first 0"),
         (np.zeros((4, 5, 5), complex), "got dtype complex128"),
-        (np.ma.masked_equal(np.zeros((4, 5, 5)), 0), "without masked pixels"),
+        (np.ma.masked_equal(np.zeros((4, 5, 5)), 0), "expected a weight above 0 somewhere"),
+        (
+            np.ma.array(np.ones((4, 5, 5)), mask=np.arange(4)[:, None, None] == np.full((5, 5), 2)),
+            "same pixels masked in every image to train on, but 1 of 4 differ from the first, such as 2",
+        ),
         (np.ones((2, 5, 5)), "expected at least 3 examples, got 2"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named(x, said):
     with pytest.raises(avae.Mistake, match=said):
         avae.fit(x, progress=False)
+
+
+def test_a_background_is_in_the_values_of_the_images():
+    grey = (100 + 50 * IMAGES).astype(np.float32)
+    params = avae.fit(grey, progress=False, background=100, **SHORT)
+    model = params.model
+    assert model.background == pytest.approx(((100 - model.values.mean) / model.values.std,), abs=1e-5)
+    assert model.background == pytest.approx(avae.estimate_background(model.values(grey[..., None])), abs=1e-5)
+    with pytest.raises(avae.Mistake, match=r"background: expected values from 0 to 255, as they are stored \(uint8\)"):
+        avae.fit((255 * IMAGES).astype(np.uint8), progress=False, background=-1, **SHORT)
+
+
+def test_pixels_masked_in_all_images_become_the_mask_of_the_model(tmp_path):
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[5:8, 9:12] = True
+    spoilt = np.ma.array(np.where(hole, np.nan, IMAGES), mask=np.broadcast_to(hole, IMAGES.shape))
+    params = avae.fit(spoilt, workdir=tmp_path / "run", progress=False, **SHORT)
+    np.testing.assert_array_equal(params.model.mask.weights[..., 0], ~hole)
+    assert avae.fit(spoilt, workdir=tmp_path / "run", progress=False, **SHORT).model == params.model
+    assert np.isfinite(avae.align(params, spoilt[:2][..., None]).loss).all()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert avae.fit(spoilt, workdir=tmp_path / "moved", progress=False, **SHORT).model.mask == params.model.mask
+    with pytest.raises(avae.Mistake, match=r"likelihood.mask: .* there, None here"):
+        avae.fit(spoilt.filled(0), workdir=tmp_path / "moved", progress=False, **SHORT)
 
 
 def test_an_unknown_family_is_named():

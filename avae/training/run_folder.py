@@ -81,6 +81,7 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
     there, here = flatten(_absolute(complete(migrate(saved)))) | removed(saved), flatten(_described(config))
     free = FREE + (("data.background",) if here["data.background"] == AUTO else ())  # that of the run is taken
     free += ("data.name",) if (workdir / "data.json").exists() else ()  # known by more than its name
+    free += ("likelihood.mask",) if _mask_file(_described(config)) and (workdir / "mask.npy").exists() else ()
     changed = [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
         for name in sorted(there.keys() | here.keys())

@@ -10,7 +10,9 @@ import numpy as np
 
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.walk import PARTS
+from avae.networks.values import standardised
 from avae.runtime.mistake import Mistake
+from avae.transforms.background import check_channels, levels
 
 CHUNK = 2**24  # numbers looked at together where a whole stack is gone through
 
@@ -42,6 +44,30 @@ def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, 
         return train, test
     both = of(train)
     return both, both if train is test else of(test)
+
+
+def as_read(stack: Stack, background: Any) -> tuple[float, ...]:
+    """What the reader makes of a raw background, one number or one per channel: one number per channel.
+
+    Where each image is brought to a mean and a standard deviation of its own it stays as it is: it is in those.
+
+    Raises:
+      Mistake: if it is neither, or a value that the stored dtype does not have.
+    """
+    given, channels, kind = levels(background), stack.images.shape[-1], stack.images.dtype
+    check_channels(given, channels)
+    if stack.scale is standardised:
+        return given
+    raw = np.broadcast_to(np.array(given, np.float64), channels)
+    info = np.iinfo(kind) if kind.kind in "iu" else None
+    low, high = (raw, raw + 1) if kind.kind == "f" else (0, 1) if info is None else (int(info.min), int(info.max))
+    if not ((low <= raw) & (raw <= high)).all():
+        raise Mistake(
+            f"background: expected values from {low} to {high}, as they are stored ({kind}), got {background}"
+        )
+    pixels = np.array([np.broadcast_to(low, channels), np.broadcast_to(high, channels)]).astype(kind)
+    ends = stack.scale(pixels.reshape(2, *[1] * (len(stack.images.shape) - 2), channels)).reshape(2, channels)
+    return tuple((ends[0] + (raw - low) / (high - low) * (ends[1] - ends[0])).tolist())
 
 
 def halves(
