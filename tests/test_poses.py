@@ -2,16 +2,20 @@
 
 import csv
 import json
+import os
+import pathlib
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy import ndimage
 from template import picture, turned
 
 import avae
 from avae import cli
+from avae.data import sources
 from avae.poses import averages, folder, stream, table
 from avae.training import run_folder
 
@@ -64,6 +68,31 @@ def test_the_table_has_the_pose_in_degrees_pixels_and_as_a_pull_map(run, poses):
     np.testing.assert_allclose(arrays["alpha"], found.alpha, atol=1e-3)
     assert arrays["latent"].shape == (N, 2)
     assert "half-widths" in (poses / "columns.txt").read_text()
+
+
+def test_the_table_names_the_files_of_a_folder(run, tmp_path, capsys):
+    names = [b"c/plain.png", 'a/quoted "one", Köln.png'.encode(), b"a/not \xff UTF-8.png", b"b/z.png"]
+    for k, name in enumerate(names):
+        path = pathlib.Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * IMAGES[k]).astype(np.uint8)).save(path)
+    cli.main(["align", str(run / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "poses")])
+    capsys.readouterr().out.encode("ascii")
+    with (tmp_path / "poses" / "poses.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert [os.fsencode(row["file"]) for row in rows] == sorted(names)
+    assert [row["label"] for row in rows] == ["a", "a", "b", "c"]
+    assert table.read(tmp_path / "poses")["files"].tolist() == [row["file"] for row in rows]
+    raw = sources.read(str(tmp_path / "data"), dim=2, n_train=3, n_test=1)
+    assert len(raw.train_images) == 3
+
+
+def test_the_table_names_the_particles_of_a_star(run, tmp_path):
+    mrcfile.write(tmp_path / "stack.mrcs", IMAGES[:3])
+    lines = ["data_", "loop_", "_rlnImageName #1", "000002@stack.mrcs", "000001@stack.mrcs", "000003@stack.mrcs"]
+    (tmp_path / "x.star").write_text("\n".join(lines) + "\n")
+    folder.align_source(run / "run", str(tmp_path / "x.star"), tmp_path / "poses")
+    assert [row["file"] for row in rows_of(tmp_path / "poses")] == lines[3:]
 
 
 def test_aligned_images_have_the_values_and_dtype_of_the_data(run, poses):

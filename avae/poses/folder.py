@@ -32,7 +32,7 @@ def align_source(
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
     """
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
-    stack, labels = _all(name, described.data.transform.dim, described.data)
+    stack, words = _all(name, described.data.transform.dim, described.data)
     images.check_shape(stack, params.model.image_shape)
     others = {pathlib.Path(other).name: sources.stored(other, described.data.transform.dim)[0] for other in also}
     for other in others.values():
@@ -56,13 +56,13 @@ def align_source(
         stream.move(beside, rows, out / f"aligned_{pathlib.Path(other).stem}{images.suffix_of(other)}", job.size)
     space = stack.images.shape[1:-1]
     facts = {"space": space, "source": str(source.absolute()), "family": str(params.model.transform)}
-    table.write_npz(out / "poses.npz", rows, labels, facts)
-    table.write_csv(out / "poses.csv", rows, params.model.transform, space, labels)
+    table.write_npz(out / "poses.npz", rows, words, facts)
+    table.write_csv(out / "poses.csv", rows, params.model.transform, space, words)
     table.write_header(out / "columns.txt", params.model.transform)
     aligned = images.opened(out / f"aligned{job.suffix}", stack.images.shape[-1])
-    groups = means.averages(stack.images, aligned, rows, labels)
+    groups = means.averages(stack.images, aligned, rows, words.get("label"))
     np.savez(out / "averages.npz", raw=groups.raw, aligned=groups.aligned, count=groups.count, group=groups.group)
-    page.write(out, stack.images, aligned, rows, groups, params, labels)
+    page.write(out, stack.images, aligned, rows, groups, params, words.get("label"))
     return out / "index.html"
 
 
@@ -88,8 +88,8 @@ def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
     return target
 
 
-def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
-    """All examples of a source in its order, those for training first, and their labels."""
+def _all(name: str, dim: int, data: Any) -> tuple[Stack, dict[str, list[str]]]:
+    """All examples of a source in its order, those for training first, and the `file` and `label` of each, if any."""
     train, test = sources.stored(name, dim, mean=data.mean, std=data.std)
     names, indices = index(train, test)
     if train is test:
@@ -102,8 +102,13 @@ def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
 
         joined = Lazy((n + len(test.images), *example), train.images.dtype, both)
         stack, which = train._replace(images=joined), np.concatenate(indices)
-    given = train.labels is not None or test.labels is not None
-    return stack, [names[k] for k in which] if given and names else None
+    words = {}
+    if train.names is not None:
+        files = train.names if train is test else np.concatenate([train.names, test.names])
+        words["file"] = files.tolist()
+    if names and not (train.labels is None and test.labels is None):
+        words["label"] = [names[k] for k in which]
+    return stack, words
 
 
 def _fingerprint(params: Params) -> str:

@@ -32,7 +32,7 @@ from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-RULES = b"2"  # by which files become arrays: another number where they change, so that caches are made again
+RULES = b"3"  # by which files become arrays: another number where they change, so that caches are made again
 LIMIT = 0.1  # of the files may be unreadable: then they are left out and named
 
 
@@ -121,13 +121,14 @@ def _decode(root: pathlib.Path, files: list[File], made: pathlib.Path) -> dict[s
     labelled = len({file.category for file in files}) > 1
     with Progress(f"decoding {text(root)}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
         for part in sorted({file.part for file in good}):
-            categories: list[str] = []
+            read: list[File] = []
             prefix = f"{part}_" if part else ""
             of_part = [file for file in good if file.part == part]
-            images = _images(root, of_part, categories, log, LIMIT * len(files), progress, alpha)
+            images = _images(root, of_part, read, log, LIMIT * len(files), progress, alpha)
             cache.write(made / f"{prefix}images.npy", images)
             if labelled:
-                np.save(made / f"{prefix}labels.npy", np.array(categories))
+                np.save(made / f"{prefix}labels.npy", np.array([file.category for file in read]))
+            np.save(made / f"{prefix}names.npy", np.array([os.fspath(file.path.relative_to(root)) for file in read]))
     low, high, mean = zip(*log.values, strict=True)
     facts = {"alpha": alpha, "range": [min(low), max(high), float(np.mean(mean))]}
     return facts | {"unreadable": log.unreadable, "oblong": log.oblong}
@@ -156,13 +157,13 @@ def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[Fil
 def _images(
     root: pathlib.Path,
     files: list[File],
-    categories: list[str],
+    read: list[File],
     log: _Log,
     limit: float,
     progress: Progress,
     alpha: bool,
 ) -> Iterator[np.ndarray]:
-    """The images [H, W, C] of the files, one after the other; notes their categories and values."""
+    """The images [H, W, C] of the files, one after the other; notes which were read, and their values."""
     for file in files:
         progress.advance()
         try:
@@ -170,7 +171,7 @@ def _images(
         except ValueError as error:
             _note(root, file, error, log, limit)
             continue
-        categories.append(file.category)
+        read.append(file)
         values = image[..., :-1] if alpha else image
         log.values.append((float(values.min()), float(values.max()), float(values.mean(dtype=np.float64))))
         yield image

@@ -26,12 +26,17 @@ def real(images: np.ndarray) -> np.ndarray:
 
 
 class Stack(NamedTuple):
-    """Examples [N, *space, C] as stored, labels [N] or None, their name, and how stored values become float32."""
+    """Examples [N, *space, C] as stored, labels [N] or None, and what is known of them.
+
+    `what` they are called together, how `scale` makes float32 of stored values, and the `names` [N] of each, such as
+    files relative to the folder: strings in which bytes that are no UTF-8 are lone surrogates (`os.fsdecode`).
+    """
 
     images: Any  # np.ndarray or Lazy
     labels: np.ndarray | None
     what: str
     scale: Callable[[np.ndarray], np.ndarray] = real
+    names: Any = None  # np.ndarray of str, or None
 
 
 def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, Stack]:
@@ -75,15 +80,17 @@ def halves(
 ) -> tuple[Stack, Stack]:
     """The training and test stack of arrays that are called `train_images`, `train_labels`, ...
 
-    Twice the same if they are called `images` and `labels`. Without labels there are none of that name.
+    Twice the same if they are called `images`, `labels` and `names`, of which the last two need not be there.
     """
     if "images" in arrays:
-        stack = Stack(arrays["images"], arrays.get("labels"), what, scale)
+        stack = Stack(arrays["images"], arrays.get("labels"), what, scale, arrays.get("names"))
         return stack, stack
-    train, test = (
-        Stack(arrays[f"{part}_images"], arrays.get(f"{part}_labels"), f"{part} {what}", scale) for part in PARTS
-    )
-    return train, test
+
+    def of(part: str) -> Stack:
+        images, labels, names = (arrays.get(f"{part}_{key}") for key in ("images", "labels", "names"))
+        return Stack(images, labels, f"{part} {what}", scale, names)
+
+    return of(PARTS[0]), of(PARTS[1])
 
 
 def zero_one(train: Stack, test: Stack) -> tuple[Stack, Stack]:

@@ -56,7 +56,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
 
     labels = table[KIND].to_numpy() if KIND in table.columns else None
     found = Lazy((len(rows), *shape), dtype, some_of)
-    stack = Stack(found, labels, f"particles of {text(path)}", standardised)
+    stack = Stack(found, labels, f"particles of {text(path)}", standardised, np.array(list(map(str, table[NAME]))))
     return stack, stack
 
 
