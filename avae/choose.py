@@ -41,6 +41,7 @@ class Look(NamedTuple):
       near: share of the values near 0 or 1.
       background: median of the border pixels, one per channel, as stored; of what is read, where each image has a mean
         and a standard deviation of its own.
+      fit: how the examples came to one size; "" where they had one.
       read: what becomes of such levels when they are read.
     """
 
@@ -57,6 +58,7 @@ class Look(NamedTuple):
     std: float
     near: float
     background: tuple[float, ...]
+    fit: str
     read: Callable[[Any], tuple[float, ...]]
 
 
@@ -68,13 +70,13 @@ class Choice(NamedTuple):
     why: str
 
 
-def look(name: str) -> Look:
-    """Looks at the examples of a source; reads at most `SEEN` of them.
+def look(name: str, fit: str = "") -> Look:
+    """Looks at the examples of a source, brought to one size by `fit`, if any; reads at most `SEEN` of them.
 
     Raises:
       Mistake: if it is missing or damaged, or holds neither images nor volumes.
     """
-    dim, train, test = sources.opened(name)
+    dim, train, test = sources.opened(name, sources.Fit(fit))
     which = np.unique(np.linspace(0, len(train.images) - 1, SEEN).astype(int))
     rows = Rows(train, which)[:]
     finite = rows[np.isfinite(rows)]
@@ -96,6 +98,7 @@ def look(name: str) -> Look:
         std=float(finite.std(dtype=np.float64)),
         near=float(np.mean((finite < ENDS) | (finite > 1 - ENDS))),
         background=estimate_background(np.ma.masked_invalid(raw)),
+        fit=fit,
         read=functools.partial(as_read, train),
     )
 
@@ -132,8 +135,14 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     if "mask" in given:
         choices.append(Choice("likelihood.mask", given["mask"], "pixels that are masked in all images do not count"))
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")
-    settings = {"data.name": seen.name, "data.n_train": n_train, "data.seed": seed, "train.seed": seed}
-    settings |= {"train.start": str(given.get("start", ""))}
+    settings = {
+        "data.name": seen.name,
+        "data.n_train": n_train,
+        "data.seed": seed,
+        "train.seed": seed,
+        "data.fit": seen.fit,
+    }
+    settings |= {"data.fit": seen.fit, "train.start": str(given.get("start", ""))}
     settings |= {"data.transform.name": family, "evaluation.baseline_epochs": 0, "evaluation.n_exhaustive": 64}
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}
     config = default()

@@ -95,6 +95,7 @@ def load(data: Data) -> Splits:
         up=data.up,
         mean=data.mean,
         std=data.std,
+        fit=sources.Fit(data.fit),
     )
     if data.background == AUTO:
         data = dataclasses.replace(data, background=estimate_background(raw.train_images))

@@ -3,12 +3,12 @@
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from avae.data import sources
+from avae.data.described import Data
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack, index
 from avae.model import Params
@@ -20,21 +20,26 @@ from avae.training.checkpoint import load
 
 
 def align_source(
-    run: pathlib.Path, name: str, out: pathlib.Path, *, also: Sequence[str] = (), best: bool = False
+    run: pathlib.Path, name: str, out: pathlib.Path, *, also: Sequence[str] = (), best: bool = False, fit: str = ""
 ) -> pathlib.Path:
     """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
 
     Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
     of latents, the images explained worst, and index.html, which shows them. What is `also` given, masks or channels of
-    the same images, is moved by the same poses.
+    the same images, is moved by the same poses. Images of another size than the run's are brought to it by `fit`, or as
+    those of the run were.
 
     Raises:
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
     """
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
-    stack, words = _all(name, described.data.transform.dim, described.data)
+    space = (params.model.image_shape or ())[:-1]
+    dim = described.data.transform.dim
+    by = sources.Fit(fit or described.data.fit, tuple(space))
+    labels = by._replace(labels=True)
+    stack, words = _all(name, described.data, by)
     images.check_shape(stack, params.model.image_shape)
-    others = {pathlib.Path(other).name: sources.stored(other, described.data.transform.dim)[0] for other in also}
+    others = {pathlib.Path(other).name: sources.stored(other, dim, fit=labels)[0] for other in also}
     for other in others.values():
         images.check_beside(other, stack)
     source, job_suffix = pathlib.Path(name), images.suffix_of(name)
@@ -46,9 +51,10 @@ def align_source(
         described={
             "run": str(run.absolute()),
             "weights": _fingerprint(params),
-            "data": sources.fingerprint(name, dim=described.data.transform.dim),
+            "data": sources.fingerprint(name, dim=dim),
             "images": len(stack.images),
-        },
+        }
+        | ({"fit": by.how} if by.how else {}),
         header=source if job_suffix == ".mrcs" and source.suffix.lower() != ".star" else None,
     )
     rows = stream.run(job)
@@ -88,9 +94,9 @@ def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
     return target
 
 
-def _all(name: str, dim: int, data: Any) -> tuple[Stack, dict[str, list[str]]]:
+def _all(name: str, data: Data, fit: sources.Fit) -> tuple[Stack, dict[str, list[str]]]:
     """All examples of a source in its order, those for training first, and the `file` and `label` of each, if any."""
-    train, test = sources.stored(name, dim, mean=data.mean, std=data.std)
+    train, test = sources.stored(name, data.transform.dim, data.mean, data.std, fit)
     names, indices = index(train, test)
     if train is test:
         stack, which = train, indices[0]

@@ -7,6 +7,7 @@ import numpy as np
 import tifffile
 
 from avae.data.sources import mrc
+from avae.data.sources.fit import HINT
 from avae.data.sources.mrc import package
 from avae.data.sources.stacks import Stack
 from avae.runtime.mistake import Mistake
@@ -124,8 +125,10 @@ def suffix_of(source: str) -> str:
 def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:
     """Raises Mistake if the examples are not those that a run was trained on."""
     if shape and stack.images.shape[1:] != tuple(shape):
+        hint = HINT if stack.images.shape[-1] == shape[-1] else ""
         raise Mistake(
             f"{stack.what}: expected examples {tuple(shape)}, as the run was trained on, got {stack.images.shape[1:]}"
+            + hint
         )
 
 

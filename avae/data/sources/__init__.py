@@ -14,6 +14,7 @@ import numpy as np
 from avae.data.sources import arrays, containers, embedded, folders, identity, meshes, mrc, pages, star, tfds, walk
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
+from avae.data.sources.fit import AS_IT_IS, WAYS as WAYS, Fit as Fit
 from avae.data.sources.stacks import Rows, Stack, draw, index, shifted
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
@@ -43,6 +44,7 @@ def read(
     up: str = "z",
     mean: float = 0.0,
     std: float = 1.0,
+    fit: Fit = AS_IT_IS,
 ) -> Raw:
     """The examples of one source; what is on disk stays there until its rows are asked for.
 
@@ -59,6 +61,7 @@ def read(
       up: the axis of meshes that points up, "y" or "z".
       mean: taken from each value of a stack.
       std: by what the rest is divided.
+      fit: how images of several sizes come to one.
 
     Returns:
       `Raw`.
@@ -70,7 +73,7 @@ def read(
     path = expanded(name)
     if dim == 3 and _is_folder(name):
         return _meshes(path, n_train, n_test, seed, side, up)
-    train, test = stored(name, dim, mean, std)
+    train, test = stored(name, dim, mean, std, fit)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
     class_names, labels = index(train, test)
     parts = Rows(train, rows[0]), Rows(test, rows[1])
@@ -130,7 +133,7 @@ def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
         raise Mistake(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
 
 
-def opened(name: str) -> tuple[int, Stack, Stack]:
+def opened(name: str, fit: Fit = AS_IT_IS) -> tuple[int, Stack, Stack]:
     """2 for a source of images, 3 for one of volumes, by what it holds; and its `stored` stacks.
 
     Raises:
@@ -142,11 +145,11 @@ def opened(name: str) -> tuple[int, Stack, Stack]:
         dim = 3 if walk.holds(expanded(name), meshes.SUFFIXES) else 2
     else:
         with contextlib.suppress(Mistake):
-            train, test = stored(name, 2)
+            train, test = stored(name, 2, fit=fit)
             if train.images.shape[-1] <= 4:
                 return 2, train, test
         dim = 3
-    return dim, *stored(name, dim)
+    return dim, *stored(name, dim, fit=fit)
 
 
 def _is_folder(name: str) -> bool:
@@ -154,18 +157,20 @@ def _is_folder(name: str) -> bool:
     return name not in EMBEDDED and expanded(name).is_dir() and not containers.holds(name)
 
 
-def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
+def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0, fit: Fit = AS_IT_IS) -> tuple[Stack, Stack]:
     """The training and test stack of a source, in its own order; twice the same if it has no split.
 
-    Their values are read less `mean` and over `std`.
+    Their values are read less `mean` and over `std`, and their sizes are made one as `fit` says.
 
     Raises:
       Mistake: as `read`.
     """
-    return shifted(*_stacks(name, dim), mean, std)
+    train, test = _stacks(name, dim, fit)
+    fitted = fit.stack(train)
+    return shifted(fitted, fitted if train is test else fit.stack(test), mean, std)
 
 
-def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
+def _stacks(name: str, dim: int, fit: Fit) -> tuple[Stack, Stack]:
     path = expanded(name)
     if containers.holds(name):
         return containers.read(str(path), dim)
@@ -176,7 +181,7 @@ def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
     if name.startswith(tfds.PREFIX):
         return tfds.read(name)
     if path.is_dir():
-        return folders.read(path)
+        return folders.read(path, fit)
     if not path.exists():
         raise Mistake(missing(name))
     for kind in KINDS:
