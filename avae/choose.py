@@ -109,8 +109,8 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     Args:
       seen: what `look` returned.
       options: what the user says instead: transform, latent, likelihood, epochs, mirror, background, batch_size, seed,
-        start (the folder of a run whose weights are the first ones), mask (a .npy file). The background is
-        in raw values, as stored.
+        start (the folder of a run whose weights are the first ones), mask (a .npy file), poses (see
+        `Train.poses`). The background is in raw values, as stored.
 
     Raises:
       Mistake: if there are fewer than three examples.
@@ -132,6 +132,8 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
         _or_given(Choice("train.epochs", epochs, f"about {STEPS} steps, from 2 epochs"), given, "epochs"),
     ]
     choices.append(_background(seen, given, choices))
+    if given.get("poses"):
+        choices.append(Choice("train.poses", given["poses"], "searched near them first"))
     if "mask" in given:
         choices.append(Choice("likelihood.mask", given["mask"], "pixels that are masked in all images do not count"))
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")

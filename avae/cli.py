@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--background", type=float, help="level outside of the images, in their own values")
     fit(one)
     one.add_argument("--seed", type=int, default=0, help="of weights, split and draws")
+    one.add_argument("--poses", metavar="POSES", help="known poses to begin with, as for `avae align --around`")
     one.add_argument("--start", metavar="RUN", help="begin with the weights of this run")
     one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="any other setting")
     one = add(
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", required=True, metavar="DIR", help=out)
     fit(one)
     one.add_argument("--also", action="append", default=[], metavar="DATA", help="masks or channels to move with them")
+    poses = "known poses: star (those in DATA), a .star, a folder that `avae align` wrote, or a .npy"
+    one.add_argument("--around", default="", metavar="POSES", help=f"search near {poses}")
+    one.add_argument("--within", type=float, help="how far, in radians and half-widths; 0.2 if left")
     one.add_argument("--best", action="store_true", help="the checkpoint of lowest loss, not the newest")
     one = add("report", _report, "Measures a run on the images it held out, and writes its report.", run=run)
     one.add_argument("--data", help="where the data are now, if they were moved")
@@ -107,7 +111,7 @@ def _inspect(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     out = expanded(args.out)
     seen = choose.look(_source(args.data), args.fit)
-    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed", "start")
+    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed", "start", "poses")
     config, choices = choose.chosen(seen, {name: getattr(args, name) for name in names} | {"mirror": args.mirror})
     _set(config, args.set)
     run_folder.check(out, config)
@@ -118,7 +122,10 @@ def _train(args: argparse.Namespace) -> None:
 
 def _align(args: argparse.Namespace) -> None:
     run, out, also = expanded(args.run), expanded(args.out), [_source(name) for name in args.also]
-    page = folder.align_source(run, _source(args.data), out, also=also, best=args.best, fit=args.fit)
+    if args.within is not None and not args.around:
+        raise Mistake("--within: expected --around POSES beside it")
+    options = {name: getattr(args, name) for name in ("best", "fit", "around", "within")}
+    page = folder.align_source(run, _source(args.data), out, also=also, **options)
     say(f"poses: {page}")
 
 

@@ -82,6 +82,11 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
         raise Mistake(
             f"train.search_every: expected 1, got {train['search_every']}: {why}, so that there is no pose to remember"
         )
+    if train["poses"] and (training is None or not model.transform.dof or data.pose != "as_is"):
+        raise Mistake(
+            "train.poses: expected train.search.enabled, a family that is no finite set and data.pose=as_is, got "
+            f"{search['enabled']}, {model.transform} and {data.pose}"
+        )
     return Experiment(
         data=data,
         model=dataclasses.replace(model, background=data.outside, mask=_mask(given["likelihood"]["mask"], model)),

@@ -30,6 +30,7 @@ def fit(
     mirror: bool = False,
     background: float | tuple[float, ...] | None = None,
     batch_size: int | None = None,
+    poses: ArrayLike | None = None,
     start: str | os.PathLike[str] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -51,6 +52,8 @@ def fit(
       background: the level outside of the images, in the values of x, one number or one per channel; None to take the
         median of their border pixels.
       batch_size: images per step.
+      poses: known poses [N, size] of the family, or nearly so: the search begins near them, and they are among its
+        starts from then on.
       start: the folder of a run on images of this shape, whose weights are the first ones.
       workdir: the folder of the run: called again with it and the same images, training goes on where it was stopped,
         and `avae.load(workdir)` gives what is there. None for a temporary one, which is removed.
@@ -71,6 +74,8 @@ def fit(
         _keep(source, images)
         if mask is not None:
             _keep(source.with_suffix(".mask.npy"), mask)
+        if poses is not None:
+            _keep(source.with_suffix(".poses.npy"), np.asarray(poses, np.float32))
         seen = choose.look(str(source))
         options: dict[str, Any] = {"transform": transform, "latent": latent, "likelihood": likelihood, "seed": seed}
         options |= {
@@ -79,6 +84,7 @@ def fit(
             "background": background,
             "batch_size": batch_size,
             "start": start,
+            "poses": None if poses is None else str(source.with_suffix(".poses.npy")),
             "mask": None if mask is None else str(source.with_suffix(".mask.npy")),
         }
         config, choices = choose.chosen(seen, options)

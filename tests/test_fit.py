@@ -6,9 +6,11 @@ import pytest
 from template import SIDE, picture, template, turned
 
 import avae
+from avae.runtime.parts import Layout
+from avae.training import loop
 from avae.training.loop import started
 from avae.training.run_folder import load_experiment
-from avae.training.step import init_state
+from avae.training.step import _search_poses, init_state, train_step
 
 IMAGES = turned(picture(), np.arange(24) * 47.0)[..., 0]
 SHORT = {"epochs": 1, "latent": 2, "transform": "rotation", "batch_size": 8}
@@ -111,6 +113,33 @@ def test_pixels_masked_in_all_images_become_the_mask_of_the_model(tmp_path):
     assert avae.fit(spoilt, workdir=tmp_path / "moved", progress=False, **SHORT).model.mask == params.model.mask
     with pytest.raises(avae.Mistake, match=r"likelihood.mask: .* there, None here"):
         avae.fit(spoilt.filled(0), workdir=tmp_path / "moved", progress=False, **SHORT)
+
+
+def test_training_begins_near_known_poses(tmp_path):
+    known = -np.radians(np.arange(24) * 47.0)[:, None]
+    known = np.asarray(jax.vmap(avae.Rotation().project)(known.astype(np.float32)))
+    avae.fit(IMAGES, workdir=tmp_path / "run", poses=known, progress=False, **SHORT)
+    described = load_experiment(tmp_path / "run")
+    images, rows, _ = loop._training_images(described)
+    np.testing.assert_array_equal(np.asarray(images)[..., 0], IMAGES[rows])
+    np.testing.assert_array_equal(loop._known(described, rows), known[rows])
+    again = init_state(described).replace(poses=jax.numpy.asarray(known[rows]))
+    index = np.arange(8)
+    far = again.replace(poses=again.poses + 1.0, step=jax.numpy.asarray(0))
+    key, x = jax.random.key(0), images[index]
+    search = jax.jit(lambda state: _search_poses(state, x, key, described, Layout(1), index)[0])
+    moved = [np.abs(np.asarray(search(far.replace(step=far.step + k))) - known[rows][:8] - 1.0).max() for k in (0, 1)]
+    assert 0.05 < moved[0] <= 0.2
+    assert moved[1] > 0.3
+    before = np.asarray(far.poses)
+    state, _ = train_step(far, images[index], described, 1, index)
+    np.testing.assert_array_equal(state.poses, before)
+    state, _ = train_step(state, images[index], described, 1, index)
+    assert (np.asarray(state.poses)[:8] != before[:8]).all()
+    with pytest.raises(avae.Mistake, match=r"expected one pose per image, shape \(24, 1\), got \(5, 1\)"):
+        avae.fit(IMAGES, poses=known[:5], progress=False, **SHORT)
+    with pytest.raises(avae.Mistake, match=r"train.poses: expected .* a family that is no finite set"):
+        avae.fit(IMAGES, poses=known, progress=False, **SHORT | {"transform": "quarter_turns"})
 
 
 def test_an_unknown_family_is_named():

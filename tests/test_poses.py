@@ -15,7 +15,7 @@ from template import picture, turned
 
 import avae
 from avae import cli
-from avae.data import sources
+from avae.data import known, sources
 from avae.poses import averages, folder, stream, table
 from avae.training import run_folder
 
@@ -223,6 +223,50 @@ def test_relions_table_says_how_to_shift_and_turn(mrcs):
         )
         inner = (slice(4, -4), slice(4, -4))
         np.testing.assert_allclose(theirs[inner], aligned[k][inner], atol=0.2)
+
+
+def test_relions_poses_come_back_as_ours(mrcs):
+    """Through our own table, whose convention the test above proves; in angstroms as well; and as starts."""
+    pytest.importorskip("starfile", reason="starfile is in the extra `test`")
+    images, path = mrcs
+    mrcfile.write(path / "six.mrcs", images, voxel_size=1.5)
+    found = table.read(path / "poses") | {"source": np.array(str(path / "six.mrcs"))}
+    np.savez(path / "poses" / "poses.npz", **found)
+    cli.main(["export", str(path / "poses"), "--to", "star", "--out", str(path / "six.star")])
+    assert "rlnOriginXAngst" in (path / "six.star").read_text()
+    space = images.shape[1:]
+    np.testing.assert_allclose(
+        known.read("star", str(path / "six.star"), avae.Rigid(), space), found["alpha"], atol=1e-5
+    )
+    mirrored = known.read(str(path / "six.star"), "", avae.Mirrored(avae.Affine()), space)
+    matrix = np.stack([avae.Mirrored(avae.Affine()).matrix(alpha) for alpha in mirrored])
+    np.testing.assert_allclose(matrix, found["matrix"], atol=1e-5)
+    turned_only = known.read("star", str(path / "six.star"), avae.Rotation(), space)
+    np.testing.assert_allclose(turned_only[:, 0], found["alpha"][:, 0], atol=1e-5)
+    np.testing.assert_array_equal(known.read(str(path / "poses"), "", avae.Rigid(), space), found["alpha"])
+    with pytest.raises(avae.Mistake, match="expected poses of Rotation"):
+        known.read(str(path / "poses"), "", avae.Rotation(), space)
+    with pytest.raises(avae.Mistake, match=r"expected data in a .star, for it holds poses"):
+        known.read("star", str(path / "six.mrcs"), avae.Rigid(), space)
+
+
+def test_a_star_is_aligned_near_its_own_poses(run, mrcs, capsys):
+    images, path = mrcs
+    mrcfile.write(path / "six.mrcs", images)
+    psi = [170.0, -90, 45, 0, 10, 100]
+    lines = ["data_", "loop_", "_rlnImageName #1", "_rlnAnglePsi #2"]
+    lines += [f"{k + 1}@six.mrcs {angle}" for k, angle in enumerate(psi)]
+    (path / "six.star").write_text("\n".join(lines) + "\n")
+    argv = ["align", str(run / "run"), str(path / "six.star"), "--out", str(path / "near")]
+    cli.main([*argv, "--around=star", "--within=0.05"])
+    off = np.angle(np.exp(1j * (table.read(path / "near")["alpha"][:, 0] + np.radians(psi))))
+    assert np.abs(off).max() < 0.7
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    assert "holds other results (around: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*argv, "--within=0.1"])
+    assert "--within: expected --around POSES beside it" in capsys.readouterr().err
 
 
 def test_poses_that_relion_does_not_know_are_refused(mrcs, capsys):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from avae.data import sources
+from avae.checks import check_poses
+from avae.data import known, sources
 from avae.data.described import Data
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack, index
@@ -20,14 +21,22 @@ from avae.training.checkpoint import load
 
 
 def align_source(
-    run: pathlib.Path, name: str, out: pathlib.Path, *, also: Sequence[str] = (), best: bool = False, fit: str = ""
+    run: pathlib.Path,
+    name: str,
+    out: pathlib.Path,
+    *,
+    also: Sequence[str] = (),
+    best: bool = False,
+    fit: str = "",
+    around: str = "",
+    within: float | None = None,
 ) -> pathlib.Path:
     """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
 
     Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
     of latents, the images explained worst, and index.html, which shows them. What is `also` given, masks or channels of
     the same images, is moved by the same poses. Images of another size than the run's are brought to it by `fit`, or as
-    those of the run were.
+    those of the run were. `around` names known poses (`avae.data.known`), near which alone is searched.
 
     Raises:
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
@@ -43,7 +52,12 @@ def align_source(
     for other in others.values():
         images.check_beside(other, stack)
     source, job_suffix = pathlib.Path(name), images.suffix_of(name)
+    near = known.read(around, name, params.model.transform, stack.images.shape[1:-1]) if around else None
+    if near is not None:
+        near = np.asarray(check_poses(near, len(stack.images), params.model.transform))
     job = stream.Job(
+        around=near,
+        within=within,
         params=params,
         stack=stack,
         out=out,
@@ -54,7 +68,8 @@ def align_source(
             "data": sources.fingerprint(name, dim=dim),
             "images": len(stack.images),
         }
-        | ({"fit": by.how} if by.how else {}),
+        | ({"fit": by.how} if by.how else {})
+        | ({"around": hashlib.sha256(near.tobytes()).hexdigest()[:16], "within": within} if near is not None else {}),
         header=source if job_suffix == ".mrcs" and source.suffix.lower() != ".star" else None,
     )
     rows = stream.run(job)
