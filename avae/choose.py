@@ -41,6 +41,7 @@ class Look(NamedTuple):
       near: share of the values near 0 or 1.
       background: median of the border pixels, one per channel, as stored; of what is read, where each image has a mean
         and a standard deviation of its own.
+      spacing: lengths of a voxel along x, y, z, where the source says them.
       fit: how the examples came to one size; "" where they had one.
       read: what becomes of such levels when they are read.
     """
@@ -58,6 +59,7 @@ class Look(NamedTuple):
     std: float
     near: float
     background: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     fit: str
     read: Callable[[Any], tuple[float, ...]]
 
@@ -98,6 +100,7 @@ def look(name: str, fit: str = "") -> Look:
         std=float(finite.std(dtype=np.float64)),
         near=float(np.mean((finite < ENDS) | (finite > 1 - ENDS))),
         background=estimate_background(np.ma.masked_invalid(raw)),
+        spacing=train.spacing,
         fit=fit,
         read=functools.partial(as_read, train),
     )
@@ -147,6 +150,7 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     settings |= {"data.fit": seen.fit, "train.start": str(given.get("start", ""))}
     settings |= {"data.transform.name": family, "evaluation.baseline_epochs": 0, "evaluation.n_exhaustive": 64}
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}
+    settings |= {f"data.{one.name}": one.value for one in choices if one.name == "transform.spacing"}
     config = default()
     config.update_from_flattened_dict(settings | {choice.name: choice.value for choice in choices})
     return config, choices
@@ -162,6 +166,10 @@ def _family(seen: Look, given: Mapping[str, Any]) -> list[Choice]:
     name = "rigid" if seen.dim == 2 else "rotation3d"
     chosen = Choice("transform.name", name, "turns and shifts of images" if seen.dim == 2 else "turns of volumes")
     choices = [_or_given(chosen, given, "transform")]
+    if seen.dim == 3 and (spacing := given.get("spacing") or seen.spacing) and max(spacing) > 1.01 * min(spacing):
+        unit = tuple(float(f"{length / min(spacing):.6g}") for length in spacing)
+        why = "as you say" if "spacing" in given else "lengths of a voxel along x, y, z, by which turns are turns"
+        choices.append(Choice("transform.spacing", unit, why))
     if given.get("mirror"):
         choices.append(Choice("transform.mirror", True, "as you say"))
     return choices

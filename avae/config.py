@@ -27,7 +27,7 @@ from avae.transforms import FAMILIES, Mirrored, Transform
 from avae.transforms.frame import Frame
 
 RANGES = {"max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
-TRANSFORM = {"name": "rotation", "mirror": False} | RANGES  # `mirror`: with the mirror images of all poses
+TRANSFORM = {"name": "rotation", "mirror": False, "spacing": (1.0, 1.0, 1.0)} | RANGES  # `mirror`: and mirror images
 # What a search is described by, and its types; None for what holds otherwise.
 SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps", "n_settle"), int)
 SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
@@ -165,6 +165,8 @@ def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
     family = _choose(section, FAMILIES, settings)
     if settings["mirror"] not in (True, False):
         raise Mistake(f"{section}.mirror: expected True or False, got {settings['mirror']!r}")
+    if len(set(settings["spacing"])) > 1 and not hasattr(family, "spacing"):
+        raise Mistake(f"{section}.spacing: expected equal lengths for {settings['name']}, got {settings['spacing']}")
     return Mirrored(family) if settings["mirror"] else family
 
 

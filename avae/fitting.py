@@ -30,6 +30,7 @@ def fit(
     mirror: bool = False,
     background: float | tuple[float, ...] | None = None,
     batch_size: int | None = None,
+    spacing: tuple[float, float, float] | None = None,
     poses: ArrayLike | None = None,
     start: str | os.PathLike[str] | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -52,6 +53,8 @@ def fit(
       background: the level outside of the images, in the values of x, one number or one per channel; None to take the
         median of their border pixels.
       batch_size: images per step.
+      spacing: lengths of a voxel of volumes along x, y, z (the last axis of space first), where they are not equal:
+        turns are then turns in space.
       poses: known poses [N, size] of the family, or nearly so: the search begins near them, and they are among its
         starts from then on.
       start: the folder of a run on images of this shape, whose weights are the first ones.
@@ -84,6 +87,7 @@ def fit(
             "background": background,
             "batch_size": batch_size,
             "start": start,
+            "spacing": spacing,
             "poses": None if poses is None else str(source.with_suffix(".poses.npy")),
             "mask": None if mask is None else str(source.with_suffix(".mask.npy")),
         }

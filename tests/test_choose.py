@@ -69,10 +69,13 @@ def test_what_is_given_is_taken(tmp_path, ink):
         "mirror": True,
         "batch_size": 7,
     }
-    config, choices = choose.chosen(choose.look(saved(tmp_path / "ink", ink)), options | {"background": 0.0, "seed": 4})
+    config, choices = choose.chosen(
+        choose.look(saved(tmp_path / "ink", ink)), options | {"background": 0.0, "seed": 4, "poses": "star"}
+    )
     described = experiment(config)
     assert described.model.transform == avae.Mirrored(avae.Affine())
     assert (described.model.networks.latent, described.train.epochs, described.train.batch_size) == (3, 5, 7)
+    assert described.train.poses == "star"
     assert (described.train.seed, described.data.seed, described.data.background) == (
         4,
         4,

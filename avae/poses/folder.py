@@ -43,10 +43,12 @@ def align_source(
     """
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
     space = (params.model.image_shape or ())[:-1]
+    family = params.model.transform
     dim = described.data.transform.dim
     by = sources.Fit(fit or described.data.fit, tuple(space))
     labels = by._replace(labels=True)
     stack, words = _all(name, described.data, by)
+    images.check_spacing(stack, family)
     images.check_shape(stack, params.model.image_shape)
     others = {pathlib.Path(other).name: sources.stored(other, dim, fit=labels)[0] for other in also}
     for other in others.values():

@@ -1,6 +1,7 @@
 """Aligned images on disk, in the format, dtype and value range of the data, written a batch at a time."""
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from avae.data.sources.fit import HINT
 from avae.data.sources.mrc import package
 from avae.data.sources.stacks import Stack
 from avae.runtime.mistake import Mistake
+from avae.transforms import Transform
 
 SUFFIXES = {".mrcs": (*mrc.SUFFIXES, ".star"), ".tif": (".tif", ".tiff")}  # others become .npy
 
@@ -130,6 +132,16 @@ def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:
             f"{stack.what}: expected examples {tuple(shape)}, as the run was trained on, got {stack.images.shape[1:]}"
             + hint
         )
+
+
+def check_spacing(stack: Stack, family: Transform) -> None:
+    """A line on standard error where volumes have voxels of other proportions than those of a run, whose turns fail."""
+    theirs, ours = stack.spacing, getattr(family, "spacing", None)
+    if theirs is None or ours is None:
+        return
+    ratio = np.array(theirs) / np.array(ours)
+    if ratio.max() > 1.01 * ratio.min():
+        print(f"{stack.what}: voxels of {theirs} along x, y, z, but the run turns those of {ours}", file=sys.stderr)
 
 
 def check_beside(other: Stack, stack: Stack) -> None:

@@ -47,6 +47,8 @@ def columns(rows: np.ndarray, family: Transform, space: tuple[int, ...]) -> dict
     dim, half = family.dim, min(space) / 2
     matrix, finite = rows["matrix"].astype(np.float64), rows["finite"]
     linear = np.where(finite[:, None, None], matrix[..., :dim], np.eye(dim))
+    if (lengths := getattr(family, "spacing", None)) is not None:  # turns are turns in space, not in voxels
+        linear = linear * (np.array(lengths)[:, None] / np.array(lengths))
     u, _, vt = np.linalg.svd(linear)
     hand = np.linalg.det(u @ vt)
     flip = np.ones((len(rows), dim))

@@ -11,7 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, containers, embedded, folders, identity, meshes, mrc, pages, star, tfds, walk
+from avae.data.sources import (
+    arrays,
+    containers,
+    embedded,
+    folders,
+    identity,
+    meshes,
+    mrc,
+    nifti,
+    pages,
+    star,
+    tfds,
+    walk,
+)
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
 from avae.data.sources.fit import AS_IT_IS, WAYS as WAYS, Fit as Fit
@@ -19,7 +32,7 @@ from avae.data.sources.stacks import Rows, Stack, draw, index, shifted
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 
-KINDS = (arrays, mrc, pages, star)  # of files, each with its SUFFIXES
+KINDS = (arrays, mrc, nifti, pages, star)  # of files, each with its SUFFIXES
 SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.SUFFIXES), *containers.SUFFIXES)
 
 
@@ -75,7 +88,7 @@ def read(
     """
     check_dim(name, dim)
     path = expanded(name)
-    if dim == 3 and _is_folder(name):
+    if dim == 3 and _is_folder(name) and not _is_nifti(name):
         return _meshes(path, n_train, n_test, seed, side, up)
     train, test = stored(name, dim, mean, std, fit)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
@@ -105,7 +118,9 @@ def fingerprint(name: str, *, dim: int) -> str:
     check_dim(name, dim)
     path = expanded(name)
     if _is_folder(name):
-        return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
+        return identity.of_files(
+            path, (folders if dim == 2 else nifti if _is_nifti(name) else meshes).find(path, quiet=True)
+        )
     train, test = stored(name, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
 
@@ -146,7 +161,7 @@ def opened(name: str, fit: Fit = AS_IT_IS) -> tuple[int, Stack, Stack]:
     if name in EMBEDDED or name.startswith(tfds.PREFIX):
         dim = EMBEDDED.get(name, 2)
     elif _is_folder(name):
-        dim = 3 if walk.holds(expanded(name), meshes.SUFFIXES) else 2
+        dim = 3 if walk.holds(expanded(name), (*meshes.SUFFIXES, *nifti.SUFFIXES)) else 2
     else:
         with contextlib.suppress(Mistake):
             train, test = stored(name, 2, fit=fit)
@@ -159,6 +174,12 @@ def opened(name: str, fit: Fit = AS_IT_IS) -> tuple[int, Stack, Stack]:
 def _is_folder(name: str) -> bool:
     """Whether a name is that of a folder of files, each an example."""
     return name not in EMBEDDED and expanded(name).is_dir() and not containers.holds(name)
+
+
+def _is_nifti(name: str) -> bool:
+    """Whether a name is that of a folder of NIfTI volumes, without meshes."""
+    root = expanded(name)
+    return _is_folder(name) and walk.holds(root, nifti.SUFFIXES) and not walk.holds(root, meshes.SUFFIXES)
 
 
 def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0, fit: Fit = AS_IT_IS) -> tuple[Stack, Stack]:
@@ -178,6 +199,8 @@ def _stacks(name: str, dim: int, fit: Fit) -> tuple[Stack, Stack]:
     path = expanded(name)
     if containers.holds(name):
         return containers.read(str(path), dim)
+    if dim == 3 and _is_nifti(name):
+        return nifti.read(path, dim)
     if dim == 3 and _is_folder(name):
         raise Mistake(f"data.name: expected a stack, got the folder of meshes {path}; save its volumes as one .npy")
     if name in EMBEDDED:

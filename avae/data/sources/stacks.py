@@ -29,7 +29,8 @@ class Stack(NamedTuple):
     """Examples [N, *space, C] as stored, labels [N] or None, and what is known of them.
 
     `what` they are called together, how `scale` makes float32 of stored values, and the `names` [N] of each, such as
-    files relative to the folder: strings in which bytes that are no UTF-8 are lone surrogates (`os.fsdecode`).
+    files relative to the folder: strings in which bytes that are no UTF-8 are lone surrogates (`os.fsdecode`). The
+    `spacing` is the lengths of a voxel along x, y, z, where the source says them.
     """
 
     images: Any  # np.ndarray or Lazy
@@ -37,6 +38,7 @@ class Stack(NamedTuple):
     what: str
     scale: Callable[[np.ndarray], np.ndarray] = real
     names: Any = None  # np.ndarray of str, or None
+    spacing: tuple[float, ...] | None = None
 
 
 def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, Stack]:
