@@ -1,7 +1,7 @@
 """Settings of the pose search: every default in one table, and which of them holds for a call."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from avae.networks.likelihoods import Gaussian
@@ -87,12 +87,17 @@ TWINS: dict[type[Transform], Search] = {
     Rotation: Search(48, twin=2, top_k=3, n_local=(4,), n_refined=2, n_steps=3, solver=GaussNewton(0.1)),  # J + 0.001
 }
 
+# The same for Gaussian pixels where J slides: the pose settles, and poses around the starts find nothing more.
+NOISY: dict[type[Transform], Search] = {
+    Rigid: Search(n_starts=64, top_k=4, n_local=(), n_refined=1, n_steps=3),  # same errors of angles, J + 0.2
+}
+
 ALONE = Search(n_starts=1, top_k=1, n_local=(), n_refined=1, n_steps=0)  # a finite family tries all its elements anyway
 SETTLE = 20  # poses per direction: with 64 for three the error of angles of noisy particles falls by 40 %
 N_BESIDE = 4  # strata beside a remembered pose
 
 
-def of_family(family: Transform, reducible: Callable[[int], bool] = lambda factor: False) -> Search:
+def of_family(family: Transform, reducible: Any = lambda factor: False, noisy: bool = False) -> Search:
     """The settings of a family: its own attribute `search`, if its author gave it one, else those of the table.
 
     With mirror images twice the starts, the starts kept and the poses refined: those of the wrong hand may be ahead.
@@ -100,16 +105,17 @@ def of_family(family: Transform, reducible: Callable[[int], bool] = lambda facto
     Args:
       family: a family of poses.
       reducible: whether the networks have a twin for images at a `factor`-th of the resolution.
+      noisy: whether pixels are Gaussian and J slides.
     """
     if isinstance(family, Mirrored):
-        return _both_hands(of_family(family.family, reducible))
+        return _both_hands(of_family(family.family, reducible, noisy))
     for cls in type(family).__mro__:
         if isinstance(own := vars(cls).get("search"), Search):
             return own
         if cls in TWINS and reducible(TWINS[cls].twin):
             return TWINS[cls]
         if cls in DEFAULTS:
-            return DEFAULTS[cls]
+            return NOISY.get(cls, DEFAULTS[cls]) if noisy else DEFAULTS[cls]
     return ALONE if family.dof == 0 else Search()
 
 
@@ -157,16 +163,13 @@ def preset(name: str, search: Search, network: bool) -> Search:
     """A named variant of the settings of a family or a model; docs/performance.md has the cost and the loss of each.
 
     Args:
-      name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, the best eight refined),
-        or "fast" (half the poses around, one refined by two steps; with a pose network, few starts that it proposes).
+      name: "default" (`search` itself), "paper" (`PAPER`), "exhaustive" (at least 720 starts, eight refined), or
+        "fast" (half the poses around, one refined by two steps; with a pose network, few starts that it proposes).
       search: those settings.
       network: whether the model has a pose network. Another name raises Mistake.
     """
-    fast = {
-        "n_local": tuple(n // 2 for n in search.n_local if n > 1),
-        "n_refined": 1,
-        "n_steps": min(search.n_steps, 2),
-    }
+    halved = tuple(n // 2 for n in search.n_local if n > 1)
+    fast: dict[str, Any] = {"n_local": halved, "n_refined": 1, "n_steps": min(search.n_steps, 2)}
     if network and search.twin > 1:  # J + 0.094
         fast |= {"n_starts": 5, "twin": 1, "top_k": 1, "n_local": (2,)}
     elif network:  # conv: J + 0.097
@@ -200,8 +203,9 @@ def plan(model: Any, search: Search | Mapping[str, Any] | str | None = None, fam
     family = family or model.transform
     own: Any = model.search if family == model.transform else None
     if own is None:
-        own = of_family(family, model.reducible)
-        if isinstance(model.likelihood, Gaussian):  # real images have noise
+        noisy = isinstance(model.likelihood, Gaussian)  # as real images are
+        own = of_family(family, model.reducible, noisy and can_slide(model, family))
+        if noisy:
             own = dataclasses.replace(own, n_settle=SETTLE * family.dof)
     network = model.pose_network is not None and family == model.transform
     if isinstance(search, str):

@@ -53,6 +53,7 @@ def particles(seed: int, n: int, snr: float = 0.5, mirrored: float = 0.0) -> Tas
     if mirrored:
         family = avae.Mirrored(family)
         pose = np.concatenate([stack.mirrored[n:, None], pose], axis=1)
+        pose[stack.mirrored[n:], 1:3] *= -1  # turned after the mirror here, before it in the family
     limit = float(np.degrees(np.median(stack.limit[n:])) * MEDIAN)
     return Task(described, stack.images[:n], stack.images[n:], pose, family, stack.label[n:], limit)
 

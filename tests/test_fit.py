@@ -6,6 +6,7 @@ import pytest
 from template import SIDE, picture, template, turned
 
 import avae
+from avae.networks.values import Values
 from avae.runtime.parts import Layout
 from avae.training import loop
 from avae.training.loop import started
@@ -30,6 +31,12 @@ def test_raw_values_of_the_same_kind_are_taken(run):
     same = avae.align(params, stored.astype(np.float32) / 255)
     np.testing.assert_array_equal(found.alpha, same.alpha)
     assert found.canonical.shape == (3, SIDE, SIDE, 1)
+
+
+def test_masks_of_0_and_1_are_not_fractions_of_255():
+    masks = (IMAGES[:2] > 0.5).astype(np.uint8)[..., None]
+    np.testing.assert_array_equal(Values()(masks), masks)
+    np.testing.assert_array_equal(Values()(255 * masks), masks)
 
 
 def test_a_workdir_is_a_run_that_goes_on(run, capsys):

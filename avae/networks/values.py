@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """8-bit values become fractions of 255; then each value v becomes (v - mean) / std.
+    """8-bit values become fractions of 255, masks of 0 and 1 excepted; then each value v becomes (v - mean) / std.
 
     Attributes:
       mean: of the training data, in their own units.
@@ -26,10 +27,15 @@ class Values:
         images = x if isinstance(x, jax.Array) else np.ma.asanyarray(x) if np.ma.isMaskedArray(x) else np.asarray(x)
         if images.dtype.kind not in "biuf":
             return images
-        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        scale = 255.0 if images.dtype == np.uint8 and not _is_mask(images) else 1.0
         with np.errstate(over="ignore", invalid="ignore"):
             images = (images.astype(np.float32) / np.float32(scale) - np.float32(self.mean)) / np.float32(self.std)
             return standardised(images) if self.alone and images.ndim > 1 else images
+
+
+def _is_mask(images: Any) -> bool:
+    """Whether 8-bit images hold 0 and 1 alone; readers of files take these for masks as well."""
+    return images.size > 0 and not isinstance(images, Tracer) and bool(images.max() == 1)
 
 
 def standardised(images: Any) -> Any:
