@@ -201,7 +201,7 @@ def test_page_is_self_contained(written):
     page = (written[0] / "report.html").read_text()
     assert "http:" not in page
     assert "https:" not in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert set(re.findall(r'(?:src|href)="([a-z]+):', page)) == {"data"}
     assert "mind &lt;this&gt;" in page
     assert "not a bound" in page

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from avae.evaluation.evaluate import Results
 from avae.experiment import Experiment
 from avae.inference.health import Health, warnings
-from avae.report import figures, pictures, pose_figures
+from avae.report import figures, latent_map, pictures, pose_figures
 from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
 from avae.runtime.files import write_whole
 from avae.runtime.nested import flatten
@@ -81,6 +81,7 @@ def write(
         circle=pose_figures.is_circle(model.transform),
         pngs={name: base64.b64encode(png).decode() for name, png in pngs.items()},
         failed=failed,
+        map=_map(results, numbers),
         remarks=extra["remarks"],
         warnings=[f"{text[0].upper()}{text[1:]}" for text in _unhealthy(numbers, model)],
         environment=extra["environment"],
@@ -88,6 +89,15 @@ def write(
     )
     write_whole(path, page.encode("utf-8", "replace"))
     return path
+
+
+def _map(results: Results, numbers: Mapping[str, Any]) -> latent_map.LatentMap | None:
+    """The map of the latents; a map that cannot be drawn is named on standard error and left out."""
+    names = {int(label): entry["name"] for label, entry in numbers["orientation"]["classes"].items()}
+    try:
+        return None if results.points is None else latent_map.latent_map(*results.points, names)
+    except Exception as error:  # as for figures
+        return say(f"the map of the latents could not be drawn: {type(error).__name__}: {error}", sys.stderr)
 
 
 def _unhealthy(numbers: dict[str, Any], model: Any) -> list[str]:
