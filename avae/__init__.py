@@ -1,8 +1,9 @@
 """avae: the affine variational autoencoder. See README.md for the idea and `avae.align` for the heart of it."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from avae.align import align as align, search as search
-from avae.fitting import fit as fit
-from avae.gallery import examples as examples, figure as figure
 from avae.generate import decode as decode, encode as encode, init as init, sample as sample
 from avae.inference.bounds import log_likelihood as log_likelihood
 from avae.inference.posterior import pose_posterior as pose_posterior
@@ -14,8 +15,6 @@ from avae.objective import Alignment as Alignment, objective as objective
 from avae.runtime.mistake import Mistake as Mistake
 from avae.settings import PAPER as PAPER, Search as Search
 from avae.solvers import Adam as Adam, CompositeLoss as CompositeLoss, GaussNewton as GaussNewton
-from avae.training.checkpoint import load as load
-from avae.training.distill import distill as distill
 from avae.transforms import (
     Affine as Affine,
     Affine3D as Affine3D,
@@ -34,3 +33,29 @@ from avae.transforms import (
 from avae.transforms.background import estimate_background as estimate_background
 from avae.transforms.frame import Frame as Frame
 from avae.transforms.warp import transform_points as transform_points, warp as warp
+
+if TYPE_CHECKING:
+    from avae.fitting import fit as fit
+    from avae.gallery import examples as examples, figure as figure
+    from avae.training.checkpoint import load as load
+    from avae.training.distill import distill as distill
+
+# What trains, reads and draws is imported when it is first asked for: aligning needs none of its libraries.
+_LATER = {
+    "fit": "avae.fitting",
+    "examples": "avae.gallery",
+    "figure": "avae.gallery",
+    "load": "avae.training.checkpoint",
+    "distill": "avae.training.distill",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'avae' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -4,7 +4,8 @@ What is embedded (digits, furniture) has configs of its own; everything else com
 not the settings.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 
 from avae.config import default
 from avae.data import sources
-from avae.data.sources.stacks import Rows, Stack
+from avae.data.sources.stacks import Rows, as_read
+from avae.networks.values import standardised
 from avae.runtime.mistake import Mistake
 from avae.transforms.background import estimate_background
 
@@ -37,7 +39,11 @@ class Look(NamedTuple):
       labels: how many kinds there are; 0 for no labels.
       low, high, mean, std: of the values as they are read.
       near: share of the values near 0 or 1.
-      background: median of the border pixels, one per channel.
+      background: median of the border pixels, one per channel, as stored; of what is read, where each image has a mean
+        and a standard deviation of its own.
+      spacing: lengths of a voxel along x, y, z, where the source says them.
+      fit: how the examples came to one size; "" where they had one.
+      read: what becomes of such levels when they are read.
     """
 
     name: str
@@ -53,6 +59,9 @@ class Look(NamedTuple):
     std: float
     near: float
     background: tuple[float, ...]
+    spacing: tuple[float, ...] | None
+    fit: str
+    read: Callable[[Any], tuple[float, ...]]
 
 
 class Choice(NamedTuple):
@@ -63,17 +72,19 @@ class Choice(NamedTuple):
     why: str
 
 
-def look(name: str) -> Look:
-    """Looks at the examples of a source; reads at most `SEEN` of them.
+def look(name: str, fit: str = "") -> Look:
+    """Looks at the examples of a source, brought to one size by `fit`, if any; reads at most `SEEN` of them.
 
     Raises:
       Mistake: if it is missing or damaged, or holds neither images nor volumes.
     """
-    dim, train, test = sources.opened(name)
-    rows = _some(train)
+    dim, train, test = sources.opened(name, sources.Fit(fit))
+    which = np.unique(np.linspace(0, len(train.images) - 1, SEEN).astype(int))
+    rows = Rows(train, which)[:]
     finite = rows[np.isfinite(rows)]
     if not finite.size:
         raise Mistake(f"{name}: expected numbers, got none that is finite in the {len(rows)} examples looked at")
+    raw = rows if train.scale is standardised else np.asarray(train.images[which], np.float32)
     labels = 0 if train.labels is None else len(np.unique(train.labels))
     return Look(
         name=name,
@@ -88,7 +99,10 @@ def look(name: str) -> Look:
         mean=float(finite.mean(dtype=np.float64)),
         std=float(finite.std(dtype=np.float64)),
         near=float(np.mean((finite < ENDS) | (finite > 1 - ENDS))),
-        background=estimate_background(np.ma.masked_invalid(rows)),
+        background=estimate_background(np.ma.masked_invalid(raw)),
+        spacing=train.spacing,
+        fit=fit,
+        read=functools.partial(as_read, train),
     )
 
 
@@ -98,7 +112,8 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
     Args:
       seen: what `look` returned.
       options: what the user says instead: transform, latent, likelihood, epochs, mirror, background, batch_size, seed,
-        start (the folder of a run whose weights are the first ones).
+        start (the folder of a run whose weights are the first ones), mask (a .npy file), poses (see
+        `Train.poses`). The background is in raw values, as stored.
 
     Raises:
       Mistake: if there are fewer than three examples.
@@ -118,13 +133,24 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
         *_networks(seen, given),
         _or_given(Choice("train.batch_size", batch, BATCHES), given, "batch_size"),
         _or_given(Choice("train.epochs", epochs, f"about {STEPS} steps, from 2 epochs"), given, "epochs"),
-        _or_given(Choice("data.background", "auto", f"border pixels: {_short(seen.background)}"), given, "background"),
     ]
+    choices.append(_background(seen, given, choices))
+    if given.get("poses"):
+        choices.append(Choice("train.poses", given["poses"], "searched near them first"))
+    if "mask" in given:
+        choices.append(Choice("likelihood.mask", given["mask"], "pixels that are masked in all images do not count"))
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")
-    settings = {"data.name": seen.name, "data.n_train": n_train, "data.seed": seed, "train.seed": seed}
-    settings |= {"train.start": str(given.get("start", ""))}
+    settings = {
+        "data.name": seen.name,
+        "data.n_train": n_train,
+        "data.seed": seed,
+        "train.seed": seed,
+        "data.fit": seen.fit,
+    }
+    settings |= {"data.fit": seen.fit, "train.start": str(given.get("start", ""))}
     settings |= {"data.transform.name": family, "evaluation.baseline_epochs": 0, "evaluation.n_exhaustive": 64}
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}
+    settings |= {f"data.{one.name}": one.value for one in choices if one.name == "transform.spacing"}
     config = default()
     config.update_from_flattened_dict(settings | {choice.name: choice.value for choice in choices})
     return config, choices
@@ -140,6 +166,10 @@ def _family(seen: Look, given: Mapping[str, Any]) -> list[Choice]:
     name = "rigid" if seen.dim == 2 else "rotation3d"
     chosen = Choice("transform.name", name, "turns and shifts of images" if seen.dim == 2 else "turns of volumes")
     choices = [_or_given(chosen, given, "transform")]
+    if seen.dim == 3 and (spacing := given.get("spacing") or seen.spacing) and max(spacing) > 1.01 * min(spacing):
+        unit = tuple(float(f"{length / min(spacing):.6g}") for length in spacing)
+        why = "as you say" if "spacing" in given else "lengths of a voxel along x, y, z, by which turns are turns"
+        choices.append(Choice("transform.spacing", unit, why))
     if given.get("mirror"):
         choices.append(Choice("transform.mirror", True, "as you say"))
     return choices
@@ -175,9 +205,15 @@ def _or_given(choice: Choice, given: Mapping[str, Any], key: str) -> Choice:
     return Choice(choice.name, given[key], "as you say") if key in given else choice
 
 
-def _some(stack: Stack) -> np.ndarray:
-    which = np.unique(np.linspace(0, len(stack.images) - 1, SEEN).astype(int))
-    return Rows(stack, which)[:]
+def _background(seen: Look, given: Mapping[str, Any], choices: list[Choice]) -> Choice:
+    """The median of the borders, or raw levels that are given, as the model sees them."""
+    if "background" not in given:
+        return Choice("data.background", "auto", f"median of the border pixels: {_short(seen.background)}")
+    values = {choice.name: choice.value for choice in choices}
+    mean, std = values.get("data.mean", 0.0), values.get("data.std", 1.0)
+    seen_by_model = tuple((level - mean) / std for level in seen.read(given["background"]))
+    raw = given["background"] if isinstance(given["background"], tuple) else (given["background"],)
+    return Choice("data.background", seen_by_model, f"as you say: {_short(raw)} in the data")
 
 
 def _short(levels: tuple[float, ...]) -> str:

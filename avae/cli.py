@@ -56,9 +56,13 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(argument, metavar=argument.upper(), help=of)
         return one
 
+    def fit(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--fit", choices=sources.WAYS, default="", help="brings images of several sizes to one")
+
     data = "a stack (.npy, .npz, .mrcs, .tif, ...) or a folder of images"
     run, out = "the folder of a run", "the folder of the result; `~` is the home folder"
-    add("inspect", _inspect, "Says what DATA holds, how it is read, and what a run on it would choose.", data=data)
+    one = add("inspect", _inspect, "Says what DATA holds, how it is read, and what a run would choose.", data=data)
+    fit(one)
     one = add("train", _train, "Trains a model on DATA; started again, it goes on where it was stopped.", data=data)
     one.add_argument("--out", required=True, metavar="RUN", help=out)
     one.add_argument("--transform", choices=sorted(FAMILIES), help="the family of poses that is searched")
@@ -67,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=int, help="passes over the images")
     one.add_argument("--batch-size", type=int, help="images per step")
     one.add_argument("--mirror", action="store_true", help="objects may be seen in a mirror")
-    one.add_argument("--background", type=float, help="level outside of the images, as the model sees values")
+    one.add_argument("--background", type=float, help="level outside of the images, in their own values")
+    fit(one)
     one.add_argument("--seed", type=int, default=0, help="of weights, split and draws")
+    one.add_argument("--poses", metavar="POSES", help="known poses to begin with, as for `avae align --around`")
     one.add_argument("--start", metavar="RUN", help="begin with the weights of this run")
     one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="any other setting")
     one = add(
@@ -79,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         data=data,
     )
     one.add_argument("--out", required=True, metavar="DIR", help=out)
+    fit(one)
     one.add_argument("--also", action="append", default=[], metavar="DATA", help="masks or channels to move with them")
+    poses = "known poses: star (those in DATA), a .star, a folder that `avae align` wrote, or a .npy"
+    one.add_argument("--around", default="", metavar="POSES", help=f"search near {poses}")
+    one.add_argument("--within", type=float, help="how far, in radians and half-widths; 0.2 if left")
     one.add_argument("--best", action="store_true", help="the checkpoint of lowest loss, not the newest")
     one = add("report", _report, "Measures a run on the images it held out, and writes its report.", run=run)
     one.add_argument("--data", help="where the data are now, if they were moved")
@@ -92,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    seen = choose.look(_source(args.data))
+    seen = choose.look(_source(args.data), args.fit)
     _, choices = choose.chosen(seen)
     say(_described(seen))
     say("a run would choose\n" + choose.as_text(choices))
@@ -100,8 +110,8 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     out = expanded(args.out)
-    seen = choose.look(_source(args.data))
-    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed", "start")
+    seen = choose.look(_source(args.data), args.fit)
+    names = ("transform", "latent", "likelihood", "epochs", "batch_size", "background", "seed", "start", "poses")
     config, choices = choose.chosen(seen, {name: getattr(args, name) for name in names} | {"mirror": args.mirror})
     _set(config, args.set)
     run_folder.check(out, config)
@@ -112,7 +122,11 @@ def _train(args: argparse.Namespace) -> None:
 
 def _align(args: argparse.Namespace) -> None:
     run, out, also = expanded(args.run), expanded(args.out), [_source(name) for name in args.also]
-    say(f"poses: {folder.align_source(run, _source(args.data), out, also=also, best=args.best)}")
+    if args.within is not None and not args.around:
+        raise Mistake("--within: expected --around POSES beside it")
+    options = {name: getattr(args, name) for name in ("best", "fit", "around", "within")}
+    page = folder.align_source(run, _source(args.data), out, also=also, **options)
+    say(f"poses: {page}")
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -133,7 +147,7 @@ def _described(seen: choose.Look) -> str:
     lines = [
         f"{seen.name}: {seen.n:,} {noun} of {size}, stored as {seen.dtype}",
         f"values as read: {seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}, standard deviation {seen.std:.4g}",
-        f"background (median at the borders): {', '.join(f'{level:.4g}' for level in seen.background)}",
+        f"background (median at the borders, as stored): {', '.join(f'{level:.4g}' for level in seen.background)}",
         f"labels: {seen.labels or 'none'}" + (f"; its own split: {seen.n_test:,} for tests" if seen.n_test else ""),
     ]
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from avae.transforms import FAMILIES, Mirrored, Transform
 from avae.transforms.frame import Frame
 
 RANGES = {"max_angle": math.pi, "max_shift": 0.2, "max_scale": 1.5, "max_shear": 0.5}
-TRANSFORM = {"name": "rotation", "mirror": False} | RANGES  # `mirror`: with the mirror images of all poses
+TRANSFORM = {"name": "rotation", "mirror": False, "spacing": (1.0, 1.0, 1.0)} | RANGES  # `mirror`: and mirror images
 # What a search is described by, and its types; None for what holds otherwise.
 SEARCH: dict[str, type] = dict.fromkeys(("n_starts", "twin", "top_k", "n_refined", "n_steps", "n_settle"), int)
 SEARCH |= {"n_local": tuple, "solver": str, "damping": float, "learning_rate": float}
@@ -81,6 +81,11 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
         why = "train.search.enabled is False" if training is None else 'data.pose is "fresh"'
         raise Mistake(
             f"train.search_every: expected 1, got {train['search_every']}: {why}, so that there is no pose to remember"
+        )
+    if train["poses"] and (training is None or not model.transform.dof or data.pose != "as_is"):
+        raise Mistake(
+            "train.poses: expected train.search.enabled, a family that is no finite set and data.pose=as_is, got "
+            f"{search['enabled']}, {model.transform} and {data.pose}"
         )
     return Experiment(
         data=data,
@@ -160,6 +165,8 @@ def _transform(section: str, settings: Mapping[str, Any]) -> Transform:
     family = _choose(section, FAMILIES, settings)
     if settings["mirror"] not in (True, False):
         raise Mistake(f"{section}.mirror: expected True or False, got {settings['mirror']!r}")
+    if len(set(settings["spacing"])) > 1 and not hasattr(family, "spacing"):
+        raise Mistake(f"{section}.spacing: expected equal lengths for {settings['name']}, got {settings['spacing']}")
     return Mirrored(family) if settings["mirror"] else family
 
 

@@ -34,6 +34,8 @@ class Train:
       search_every: epochs from one full search to the next. In the others each image's last pose is refined, beside a
         few fresh starts; 1 for a full search at every step.
       seed: of the weights, the order of the data and all draws.
+      poses: known poses, near which alone is searched in the first quarter of the steps, and which are among the starts
+        from then on: "star" for those that the data hold, or a path (`avae.data.known`); "" for none.
       start: the folder of a run whose weights are the first ones; "" for random weights.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints.
@@ -54,6 +56,7 @@ class Train:
     search: Search | None = settings.training(Search())
     search_every: int = 1
     seed: int = 0
+    poses: str = ""
     start: str = ""
     log_every: int = 100
     checkpoint_every: int = 500

@@ -4,12 +4,16 @@ import ast
 import dataclasses
 import inspect
 import pathlib
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
 import avae
 
-PUBLIC = {name: value for name, value in vars(avae).items() if not name.startswith("_") and not inspect.ismodule(value)}
+EVERYTHING = {name: getattr(avae, name) for name in dir(avae) if not name.startswith("_") and name != "TYPE_CHECKING"}
+PUBLIC = {name: value for name, value in EVERYTHING.items() if not inspect.ismodule(value) and value is not Any}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isroutine(value)}
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 METHODS = {
@@ -22,9 +26,22 @@ MODULES = sorted(pathlib.Path(avae.__file__).parent.rglob("*.py"))
 
 
 def test_public_names_are_those_of_the_package():
-    assert {"Params", "Model", "align", "init", "objective", "search", "warp"} <= set(PUBLIC)
+    assert {"Params", "Model", "align", "fit", "init", "load", "objective", "search", "warp"} <= set(PUBLIC)
     for name, value in (FUNCTIONS | CLASSES).items():
         assert value.__module__.split(".")[0] == "avae", name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'alignment'"):
+        _ = avae.alignment
+
+
+@pytest.mark.process
+def test_aligning_imports_nothing_that_only_training_needs():
+    heavy = "grain", "orbax.checkpoint", "scipy.fft", "matplotlib", "PIL", "ml_collections", "tensorflow"
+    code = f"import sys, avae; avae.align, avae.Params; print(sorted(set(sys.modules) & set({heavy})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

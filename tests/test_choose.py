@@ -69,15 +69,31 @@ def test_what_is_given_is_taken(tmp_path, ink):
         "mirror": True,
         "batch_size": 7,
     }
-    config, choices = choose.chosen(choose.look(saved(tmp_path / "ink", ink)), options | {"background": 0.0, "seed": 4})
+    config, choices = choose.chosen(
+        choose.look(saved(tmp_path / "ink", ink)), options | {"background": 0.0, "seed": 4, "poses": "star"}
+    )
     described = experiment(config)
     assert described.model.transform == avae.Mirrored(avae.Affine())
     assert (described.model.networks.latent, described.train.epochs, described.train.batch_size) == (3, 5, 7)
-    assert (described.train.seed, described.data.seed, described.data.background) == (4, 4, (0.0,))
+    assert described.train.poses == "star"
+    assert (described.train.seed, described.data.seed, described.data.background) == (
+        4,
+        4,
+        (-config.data.mean / config.data.std,),
+    )
     whys = {choice.name: choice.why for choice in choices}
-    assert {whys[name] for name in ("transform.name", "model.latent", "train.epochs", "data.background")} == {
-        "as you say"
-    }
+    assert {whys[name] for name in ("transform.name", "model.latent", "train.epochs")} == {"as you say"}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "float32"])
+def test_a_background_is_given_as_it_is_stored(tmp_path, dtype):
+    images = (RNG.random((40, 6, 6)) > 0.5) * np.uint8(200)
+    seen = choose.look(saved(tmp_path / "raw", images.astype(dtype)))
+    level = {"uint8": 51, "bool": 1, "float32": 51}[dtype]
+    config, choices = choose.chosen(seen, {"background": level, "likelihood": "gaussian"})
+    read = {"uint8": 0.2, "bool": 1, "float32": 51}[dtype]
+    assert config.data.background == pytest.approx(((read - config.data.mean) / config.data.std,), rel=1e-4)
+    assert f"as you say: {level} in the data" in choose.as_text(choices)
 
 
 def test_a_split_of_the_source_is_kept(tmp_path, ink):

@@ -6,9 +6,11 @@ import pytest
 from template import SIDE, picture, template, turned
 
 import avae
+from avae.runtime.parts import Layout
+from avae.training import loop
 from avae.training.loop import started
 from avae.training.run_folder import load_experiment
-from avae.training.step import init_state
+from avae.training.step import _search_poses, init_state, train_step
 
 IMAGES = turned(picture(), np.arange(24) * 47.0)[..., 0]
 SHORT = {"epochs": 1, "latent": 2, "transform": "rotation", "batch_size": 8}
@@ -76,13 +78,68 @@ def test_nothing_is_left_or_said_without_a_workdir(tmp_path, monkeypatch, capsys
         (np.zeros((0, 5, 5)), r"got shape \(0, 5, 5\)"),
         (np.full((4, 5, 5), np.nan), r"NaN or infinity in 4 image\(s\), first 0"),
         (np.zeros((4, 5, 5), complex), "got dtype complex128"),
-        (np.ma.masked_equal(np.zeros((4, 5, 5)), 0), "without masked pixels"),
+        (np.ma.masked_equal(np.zeros((4, 5, 5)), 0), "expected a weight above 0 somewhere"),
+        (
+            np.ma.array(np.ones((4, 5, 5)), mask=np.arange(4)[:, None, None] == np.full((5, 5), 2)),
+            "same pixels masked in every image to train on, but 1 of 4 differ from the first, such as 2",
+        ),
         (np.ones((2, 5, 5)), "expected at least 3 examples, got 2"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named(x, said):
     with pytest.raises(avae.Mistake, match=said):
         avae.fit(x, progress=False)
+
+
+def test_a_background_is_in_the_values_of_the_images():
+    grey = (100 + 50 * IMAGES).astype(np.float32)
+    params = avae.fit(grey, progress=False, background=100, **SHORT)
+    model = params.model
+    assert model.background == pytest.approx(((100 - model.values.mean) / model.values.std,), abs=1e-5)
+    assert model.background == pytest.approx(avae.estimate_background(model.values(grey[..., None])), abs=1e-5)
+    with pytest.raises(avae.Mistake, match=r"background: expected values from 0 to 255, as they are stored \(uint8\)"):
+        avae.fit((255 * IMAGES).astype(np.uint8), progress=False, background=-1, **SHORT)
+
+
+def test_pixels_masked_in_all_images_become_the_mask_of_the_model(tmp_path):
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[5:8, 9:12] = True
+    spoilt = np.ma.array(np.where(hole, np.nan, IMAGES), mask=np.broadcast_to(hole, IMAGES.shape))
+    params = avae.fit(spoilt, workdir=tmp_path / "run", progress=False, **SHORT)
+    np.testing.assert_array_equal(params.model.mask.weights[..., 0], ~hole)
+    assert avae.fit(spoilt, workdir=tmp_path / "run", progress=False, **SHORT).model == params.model
+    assert np.isfinite(avae.align(params, spoilt[:2][..., None]).loss).all()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert avae.fit(spoilt, workdir=tmp_path / "moved", progress=False, **SHORT).model.mask == params.model.mask
+    with pytest.raises(avae.Mistake, match=r"likelihood.mask: .* there, None here"):
+        avae.fit(spoilt.filled(0), workdir=tmp_path / "moved", progress=False, **SHORT)
+
+
+def test_training_begins_near_known_poses(tmp_path):
+    known = -np.radians(np.arange(24) * 47.0)[:, None]
+    known = np.asarray(jax.vmap(avae.Rotation().project)(known.astype(np.float32)))
+    avae.fit(IMAGES, workdir=tmp_path / "run", poses=known, progress=False, **SHORT)
+    described = load_experiment(tmp_path / "run")
+    images, rows, _ = loop._training_images(described)
+    np.testing.assert_array_equal(np.asarray(images)[..., 0], IMAGES[rows])
+    np.testing.assert_array_equal(loop._known(described, rows), known[rows])
+    again = init_state(described).replace(poses=jax.numpy.asarray(known[rows]))
+    index = np.arange(8)
+    far = again.replace(poses=again.poses + 1.0, step=jax.numpy.asarray(0))
+    key, x = jax.random.key(0), images[index]
+    search = jax.jit(lambda state: _search_poses(state, x, key, described, Layout(1), index)[0])
+    moved = [np.abs(np.asarray(search(far.replace(step=far.step + k))) - known[rows][:8] - 1.0).max() for k in (0, 1)]
+    assert 0.05 < moved[0] <= 0.2
+    assert moved[1] > 0.3
+    before = np.asarray(far.poses)
+    state, _ = train_step(far, images[index], described, 1, index)
+    np.testing.assert_array_equal(state.poses, before)
+    state, _ = train_step(state, images[index], described, 1, index)
+    assert (np.asarray(state.poses)[:8] != before[:8]).all()
+    with pytest.raises(avae.Mistake, match=r"expected one pose per image, shape \(24, 1\), got \(5, 1\)"):
+        avae.fit(IMAGES, poses=known[:5], progress=False, **SHORT)
+    with pytest.raises(avae.Mistake, match=r"train.poses: expected .* a family that is no finite set"):
+        avae.fit(IMAGES, poses=known, progress=False, **SHORT | {"transform": "quarter_turns"})
 
 
 def test_an_unknown_family_is_named():

@@ -2,16 +2,20 @@
 
 import csv
 import json
+import os
+import pathlib
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy import ndimage
 from template import picture, turned
 
 import avae
 from avae import cli
+from avae.data import known, sources
 from avae.poses import averages, folder, stream, table
 from avae.training import run_folder
 
@@ -64,6 +68,31 @@ def test_the_table_has_the_pose_in_degrees_pixels_and_as_a_pull_map(run, poses):
     np.testing.assert_allclose(arrays["alpha"], found.alpha, atol=1e-3)
     assert arrays["latent"].shape == (N, 2)
     assert "half-widths" in (poses / "columns.txt").read_text()
+
+
+def test_the_table_names_the_files_of_a_folder(run, tmp_path, capsys):
+    names = [b"c/plain.png", 'a/quoted "one", Köln.png'.encode(), b"a/not \xff UTF-8.png", b"b/z.png"]
+    for k, name in enumerate(names):
+        path = pathlib.Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * IMAGES[k]).astype(np.uint8)).save(path)
+    cli.main(["align", str(run / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "poses")])
+    capsys.readouterr().out.encode("ascii")
+    with (tmp_path / "poses" / "poses.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert [os.fsencode(row["file"]) for row in rows] == sorted(names)
+    assert [row["label"] for row in rows] == ["a", "a", "b", "c"]
+    assert table.read(tmp_path / "poses")["files"].tolist() == [row["file"] for row in rows]
+    raw = sources.read(str(tmp_path / "data"), dim=2, n_train=3, n_test=1)
+    assert len(raw.train_images) == 3
+
+
+def test_the_table_names_the_particles_of_a_star(run, tmp_path):
+    mrcfile.write(tmp_path / "stack.mrcs", IMAGES[:3])
+    lines = ["data_", "loop_", "_rlnImageName #1", "000002@stack.mrcs", "000001@stack.mrcs", "000003@stack.mrcs"]
+    (tmp_path / "x.star").write_text("\n".join(lines) + "\n")
+    folder.align_source(run / "run", str(tmp_path / "x.star"), tmp_path / "poses")
+    assert [row["file"] for row in rows_of(tmp_path / "poses")] == lines[3:]
 
 
 def test_aligned_images_have_the_values_and_dtype_of_the_data(run, poses):
@@ -194,6 +223,50 @@ def test_relions_table_says_how_to_shift_and_turn(mrcs):
         )
         inner = (slice(4, -4), slice(4, -4))
         np.testing.assert_allclose(theirs[inner], aligned[k][inner], atol=0.2)
+
+
+def test_relions_poses_come_back_as_ours(mrcs):
+    """Through our own table, whose convention the test above proves; in angstroms as well; and as starts."""
+    pytest.importorskip("starfile", reason="starfile is in the extra `test`")
+    images, path = mrcs
+    mrcfile.write(path / "six.mrcs", images, voxel_size=1.5)
+    found = table.read(path / "poses") | {"source": np.array(str(path / "six.mrcs"))}
+    np.savez(path / "poses" / "poses.npz", **found)
+    cli.main(["export", str(path / "poses"), "--to", "star", "--out", str(path / "six.star")])
+    assert "rlnOriginXAngst" in (path / "six.star").read_text()
+    space = images.shape[1:]
+    np.testing.assert_allclose(
+        known.read("star", str(path / "six.star"), avae.Rigid(), space), found["alpha"], atol=1e-5
+    )
+    mirrored = known.read(str(path / "six.star"), "", avae.Mirrored(avae.Affine()), space)
+    matrix = np.stack([avae.Mirrored(avae.Affine()).matrix(alpha) for alpha in mirrored])
+    np.testing.assert_allclose(matrix, found["matrix"], atol=1e-5)
+    turned_only = known.read("star", str(path / "six.star"), avae.Rotation(), space)
+    np.testing.assert_allclose(turned_only[:, 0], found["alpha"][:, 0], atol=1e-5)
+    np.testing.assert_array_equal(known.read(str(path / "poses"), "", avae.Rigid(), space), found["alpha"])
+    with pytest.raises(avae.Mistake, match="expected poses of Rotation"):
+        known.read(str(path / "poses"), "", avae.Rotation(), space)
+    with pytest.raises(avae.Mistake, match=r"expected data in a .star, for it holds poses"):
+        known.read("star", str(path / "six.mrcs"), avae.Rigid(), space)
+
+
+def test_a_star_is_aligned_near_its_own_poses(run, mrcs, capsys):
+    images, path = mrcs
+    mrcfile.write(path / "six.mrcs", images)
+    psi = [170.0, -90, 45, 0, 10, 100]
+    lines = ["data_", "loop_", "_rlnImageName #1", "_rlnAnglePsi #2"]
+    lines += [f"{k + 1}@six.mrcs {angle}" for k, angle in enumerate(psi)]
+    (path / "six.star").write_text("\n".join(lines) + "\n")
+    argv = ["align", str(run / "run"), str(path / "six.star"), "--out", str(path / "near")]
+    cli.main([*argv, "--around=star", "--within=0.05"])
+    off = np.angle(np.exp(1j * (table.read(path / "near")["alpha"][:, 0] + np.radians(psi))))
+    assert np.abs(off).max() < 0.7
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    assert "holds other results (around: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*argv, "--within=0.1"])
+    assert "--within: expected --around POSES beside it" in capsys.readouterr().err
 
 
 def test_poses_that_relion_does_not_know_are_refused(mrcs, capsys):

@@ -70,12 +70,16 @@ class Examples(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Training and test examples, the name of each label, and the background of the upright images."""
+    """Training and test examples, the name of each label, and the background of the upright images.
+
+    `rows` [n_train] says which examples of the source the training images are, where it has an order of its own.
+    """
 
     train: Examples
     test: Examples
     class_names: tuple[str, ...] = ()
     background: tuple[float, ...] = (0.0,)
+    rows: np.ndarray | None = None
 
 
 def load(data: Data) -> Splits:
@@ -95,6 +99,7 @@ def load(data: Data) -> Splits:
         up=data.up,
         mean=data.mean,
         std=data.std,
+        fit=sources.Fit(data.fit),
     )
     if data.background == AUTO:
         data = dataclasses.replace(data, background=estimate_background(raw.train_images))
@@ -103,7 +108,7 @@ def load(data: Data) -> Splits:
     train = _examples(data, raw.train_images, raw.train_labels, train_key, stream=True)
     test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
     test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
-    return Splits(train, test, raw.class_names, data.background)
+    return Splits(train, test, raw.class_names, data.background, raw.rows)
 
 
 def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:

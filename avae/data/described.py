@@ -41,6 +41,8 @@ class Data:
         [1 / stretch, stretch], before its pose (random anisotropic scaling); 1 for none, at most 4.
       background: the level outside of the upright images, a number for all channels or a tuple of one for each, or
         "auto": in each channel the median of the border pixels of the training images.
+      fit: how images of several sizes in a folder come to one, "pad", "crop" or "resize" (see `sources.Fit`); "" for
+        not at all.
       mean: what is taken from each value of the source, as it is read (8-bit values as fractions of 255).
       std: by what the rest is divided; 0 and 1 leave the values as they are.
     """
@@ -57,6 +59,7 @@ class Data:
     up: str = "z"
     stretch: float = 1.0
     background: Any = AUTO  # or a tuple, once it is made
+    fit: str = ""
     mean: float = 0.0
     std: float = 1.0
 
@@ -69,6 +72,7 @@ class Data:
             ("test_pose", self.test_pose, ("", "fixed", "as_is")),
             ("binarize", self.binarize, BINARIZE),
             ("up", self.up, meshes.UPS),
+            ("fit", self.fit, ("", *sources.WAYS)),
         ):
             if value not in allowed:
                 names = ", ".join(name or '""' for name in allowed)

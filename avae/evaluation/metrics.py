@@ -52,7 +52,8 @@ def net_rotation(
         raise Mistake(f"net_rotation expects families of one dimension, got {transform} and {pose_transform}")
     outer = np.asarray(jax.vmap(pose_transform.matrix)(jnp.asarray(pose, jnp.float32)), np.float64)[..., :-1]
     inner = np.asarray(jax.vmap(transform.matrix)(jnp.asarray(alpha, jnp.float32)), np.float64)[..., :-1]
-    left, _, right = np.linalg.svd(outer @ inner)
+    lengths = np.array(getattr(transform, "spacing", None) or (1.0,) * transform.dim)  # of a voxel: turns are in space
+    left, _, right = np.linalg.svd(outer @ inner * (lengths[:, None] / lengths))
     return left @ right
 
 

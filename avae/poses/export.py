@@ -45,7 +45,7 @@ def star(folder: pathlib.Path, path: pathlib.Path) -> None:
     lines += ["_rlnOpticsGroup #5"]
     for row, psi, (x, y) in zip(rows, angle, shift, strict=True):
         lines.append(f"{row + 1:06d}@{images} {psi:.6f} {x:.6f} {y:.6f} 1")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def itk(folder: pathlib.Path, out: pathlib.Path) -> None:

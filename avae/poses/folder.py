@@ -3,12 +3,13 @@
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from avae.data import sources
+from avae.checks import check_poses
+from avae.data import known, sources
+from avae.data.described import Data
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack, index
 from avae.model import Params
@@ -20,25 +21,45 @@ from avae.training.checkpoint import load
 
 
 def align_source(
-    run: pathlib.Path, name: str, out: pathlib.Path, *, also: Sequence[str] = (), best: bool = False
+    run: pathlib.Path,
+    name: str,
+    out: pathlib.Path,
+    *,
+    also: Sequence[str] = (),
+    best: bool = False,
+    fit: str = "",
+    around: str = "",
+    within: float | None = None,
 ) -> pathlib.Path:
     """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
 
     Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
     of latents, the images explained worst, and index.html, which shows them. What is `also` given, masks or channels of
-    the same images, is moved by the same poses.
+    the same images, is moved by the same poses. Images of another size than the run's are brought to it by `fit`, or as
+    those of the run were. `around` names known poses (`avae.data.known`), near which alone is searched.
 
     Raises:
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.
     """
     params, described = load(run, best=best, as_read=True), run_folder.load_experiment(run)
-    stack, labels = _all(name, described.data.transform.dim, described.data)
+    space = (params.model.image_shape or ())[:-1]
+    family = params.model.transform
+    dim = described.data.transform.dim
+    by = sources.Fit(fit or described.data.fit, tuple(space))
+    labels = by._replace(labels=True)
+    stack, words = _all(name, described.data, by)
+    images.check_spacing(stack, family)
     images.check_shape(stack, params.model.image_shape)
-    others = {pathlib.Path(other).name: sources.stored(other, described.data.transform.dim)[0] for other in also}
+    others = {pathlib.Path(other).name: sources.stored(other, dim, fit=labels)[0] for other in also}
     for other in others.values():
         images.check_beside(other, stack)
     source, job_suffix = pathlib.Path(name), images.suffix_of(name)
+    near = known.read(around, name, params.model.transform, stack.images.shape[1:-1]) if around else None
+    if near is not None:
+        near = np.asarray(check_poses(near, len(stack.images), params.model.transform))
     job = stream.Job(
+        around=near,
+        within=within,
         params=params,
         stack=stack,
         out=out,
@@ -46,9 +67,11 @@ def align_source(
         described={
             "run": str(run.absolute()),
             "weights": _fingerprint(params),
-            "data": sources.fingerprint(name, dim=described.data.transform.dim),
+            "data": sources.fingerprint(name, dim=dim),
             "images": len(stack.images),
-        },
+        }
+        | ({"fit": by.how} if by.how else {})
+        | ({"around": hashlib.sha256(near.tobytes()).hexdigest()[:16], "within": within} if near is not None else {}),
         header=source if job_suffix == ".mrcs" and source.suffix.lower() != ".star" else None,
     )
     rows = stream.run(job)
@@ -56,13 +79,13 @@ def align_source(
         stream.move(beside, rows, out / f"aligned_{pathlib.Path(other).stem}{images.suffix_of(other)}", job.size)
     space = stack.images.shape[1:-1]
     facts = {"space": space, "source": str(source.absolute()), "family": str(params.model.transform)}
-    table.write_npz(out / "poses.npz", rows, labels, facts)
-    table.write_csv(out / "poses.csv", rows, params.model.transform, space, labels)
+    table.write_npz(out / "poses.npz", rows, words, facts)
+    table.write_csv(out / "poses.csv", rows, params.model.transform, space, words)
     table.write_header(out / "columns.txt", params.model.transform)
     aligned = images.opened(out / f"aligned{job.suffix}", stack.images.shape[-1])
-    groups = means.averages(stack.images, aligned, rows, labels)
+    groups = means.averages(stack.images, aligned, rows, words.get("label"))
     np.savez(out / "averages.npz", raw=groups.raw, aligned=groups.aligned, count=groups.count, group=groups.group)
-    page.write(out, stack.images, aligned, rows, groups, params, labels)
+    page.write(out, stack.images, aligned, rows, groups, params, words.get("label"))
     return out / "index.html"
 
 
@@ -88,9 +111,9 @@ def exported(folder: pathlib.Path, kind: str, path: str | None) -> pathlib.Path:
     return target
 
 
-def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
-    """All examples of a source in its order, those for training first, and their labels."""
-    train, test = sources.stored(name, dim, mean=data.mean, std=data.std)
+def _all(name: str, data: Data, fit: sources.Fit) -> tuple[Stack, dict[str, list[str]]]:
+    """All examples of a source in its order, those for training first, and the `file` and `label` of each, if any."""
+    train, test = sources.stored(name, data.transform.dim, data.mean, data.std, fit)
     names, indices = index(train, test)
     if train is test:
         stack, which = train, indices[0]
@@ -102,8 +125,13 @@ def _all(name: str, dim: int, data: Any) -> tuple[Stack, list[str] | None]:
 
         joined = Lazy((n + len(test.images), *example), train.images.dtype, both)
         stack, which = train._replace(images=joined), np.concatenate(indices)
-    given = train.labels is not None or test.labels is not None
-    return stack, [names[k] for k in which] if given and names else None
+    words = {}
+    if train.names is not None:
+        files = train.names if train is test else np.concatenate([train.names, test.names])
+        words["file"] = files.tolist()
+    if names and not (train.labels is None and test.labels is None):
+        words["label"] = [names[k] for k in which]
+    return stack, words
 
 
 def _fingerprint(params: Params) -> str:

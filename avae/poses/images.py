@@ -1,15 +1,18 @@
 """Aligned images on disk, in the format, dtype and value range of the data, written a batch at a time."""
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
 import tifffile
 
 from avae.data.sources import mrc
+from avae.data.sources.fit import HINT
 from avae.data.sources.mrc import package
 from avae.data.sources.stacks import Stack
 from avae.runtime.mistake import Mistake
+from avae.transforms import Transform
 
 SUFFIXES = {".mrcs": (*mrc.SUFFIXES, ".star"), ".tif": (".tif", ".tiff")}  # others become .npy
 
@@ -124,9 +127,21 @@ def suffix_of(source: str) -> str:
 def check_shape(stack: Stack, shape: tuple[int, ...] | None) -> None:
     """Raises Mistake if the examples are not those that a run was trained on."""
     if shape and stack.images.shape[1:] != tuple(shape):
+        hint = HINT if stack.images.shape[-1] == shape[-1] else ""
         raise Mistake(
             f"{stack.what}: expected examples {tuple(shape)}, as the run was trained on, got {stack.images.shape[1:]}"
+            + hint
         )
+
+
+def check_spacing(stack: Stack, family: Transform) -> None:
+    """A line on standard error where volumes have voxels of other proportions than those of a run, whose turns fail."""
+    theirs, ours = stack.spacing, getattr(family, "spacing", None)
+    if theirs is None or ours is None:
+        return
+    ratio = np.array(theirs) / np.array(ours)
+    if ratio.max() > 1.01 * ratio.min():
+        print(f"{stack.what}: voxels of {theirs} along x, y, z, but the run turns those of {ours}", file=sys.stderr)
 
 
 def check_beside(other: Stack, stack: Stack) -> None:

@@ -43,6 +43,8 @@ class Job:
     out: pathlib.Path
     suffix: str
     described: dict[str, Any]
+    around: np.ndarray | None = None  # known poses [N, size]
+    within: float | None = None
     header: pathlib.Path | None = None  # an MRC file of which the aligned images take the sample spacing
 
     @property
@@ -100,7 +102,8 @@ def claim(job: Job) -> None:
     path = job.out / "job.json"
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
-        differ = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in job.described.items() if there.get(k) != v]
+        here = dict.fromkeys(there) | job.described
+        differ = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in here.items() if there.get(k) != v]
         if differ:
             raise Mistake(
                 f"{job.out} holds other results ({'; '.join(differ)}); choose another --out, or remove this one"
@@ -138,7 +141,8 @@ def _batch(job: Job, index: np.ndarray, rows: np.memmap, pictures: Any) -> None:
     model, shared = job.params.model, devices.take(images, np.arange(len(images)))
     if problem := model.likelihood.check(np.array([images.min(), images.max()], np.float32)):
         raise Mistake(f"{job.stack.what}: expected {problem}")
-    found = align(job.params, shared)
+    around = None if job.around is None else job.around[padded]
+    found = align(job.params, shared, around=around, within=job.within)
     moved = devices.fetch(_warped(shared, found.matrix, model.background))
     alpha, matrix, std, loss, latent, info = devices.fetch(
         (found.alpha, found.matrix, found.std, found.loss, found.latent, found.info)

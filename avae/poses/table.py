@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ def columns(rows: np.ndarray, family: Transform, space: tuple[int, ...]) -> dict
     dim, half = family.dim, min(space) / 2
     matrix, finite = rows["matrix"].astype(np.float64), rows["finite"]
     linear = np.where(finite[:, None, None], matrix[..., :dim], np.eye(dim))
+    if (lengths := getattr(family, "spacing", None)) is not None:  # turns are turns in space, not in voxels
+        linear = linear * (np.array(lengths)[:, None] / np.array(lengths))
     u, _, vt = np.linalg.svd(linear)
     hand = np.linalg.det(u @ vt)
     flip = np.ones((len(rows), dim))
@@ -73,19 +75,22 @@ def columns(rows: np.ndarray, family: Transform, space: tuple[int, ...]) -> dict
 
 
 def write_csv(
-    path: pathlib.Path, rows: np.ndarray, family: Transform, space: tuple[int, ...], labels: list[str] | None
+    path: pathlib.Path, rows: np.ndarray, family: Transform, space: tuple[int, ...], words: Mapping[str, Sequence[str]]
 ) -> None:
-    """The readable table as CSV, a bounded number of rows at a time."""
+    """The readable table as CSV, a bounded number of rows at a time; `words` are columns [N] that come first.
+
+    What is no UTF-8 in a file's name is written as the bytes that it has.
+    """
     draft = path.with_name(f".{path.name}.tmp")
     with draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         for start in range(0, len(rows), ROWS):
             part = columns(np.asarray(rows[start : start + ROWS]), family, space)
             if start == 0:
-                writer.writerow(["row", *(["label"] if labels else []), *part])
+                writer.writerow(["row", *words, *part])
             for k, values in enumerate(zip(*map(_texts, part.values()), strict=True)):
                 row = start + k
-                writer.writerow([row, *([labels[row]] if labels else []), *values])
+                writer.writerow([row, *(column[row] for column in words.values()), *values])
     draft.replace(path)
 
 
@@ -95,11 +100,10 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def write_npz(path: pathlib.Path, rows: np.ndarray, labels: list[str] | None, facts: dict[str, Any]) -> None:
+def write_npz(path: pathlib.Path, rows: np.ndarray, words: Mapping[str, Sequence[str]], facts: dict[str, Any]) -> None:
     """The table as arrays [N, ...], beside what is needed to understand them."""
     arrays = {name: np.asarray(rows[name]) for name in rows.dtype.names or () if name != "done"}
-    if labels:
-        arrays["label"] = np.array(labels)
+    arrays |= {{"file": "files"}.get(name, name): np.array(column) for name, column in words.items()}
     draft = path.with_name(f".{path.stem}.tmp.npz")
     np.savez(draft, **arrays, **{name: np.asarray(value) for name, value in facts.items()})  # pyright: ignore
     draft.replace(path)
@@ -113,6 +117,7 @@ def write_header(path: pathlib.Path, family: Transform) -> None:
         f"""poses.csv: one row per image, in the order of the data; the family is {family}.
 
 row               number of the image, from 0
+file              where it is, relative to the data, where each is in a file of its own or has a name in the data
 label             its label, where the data have them
 angle_deg         (images) angle of the pull map's rotation, in degrees: atan2(A10, A00)
 turn_x_deg ...    (volumes) its rotation vector, in degrees
@@ -127,7 +132,7 @@ a00 ... tx ...    the pull map [A | t]: the point p of the aligned image is foun
 loss              J at the pose, in nats; loss_at_identity: J of the image as it is
 finite            0 for an image that could not be read or has values that are not finite: its row is empty (nan)
 
-poses.npz holds the same as arrays, with alpha (the pose as avae has it) and the latents.
+poses.npz holds the same as arrays (`file` is called files), with alpha (the pose as avae has it) and the latents.
 """,
     )
 

@@ -13,13 +13,13 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
 from avae.config import complete, experiment
-from avae.data import sources
+from avae.data import known, sources
 from avae.data.described import AUTO, Data
 from avae.experiment import Experiment
 from avae.runtime import devices
@@ -81,6 +81,8 @@ def check(workdir: pathlib.Path, config: Mapping[str, Any] | ConfigDict) -> None
     there, here = flatten(_absolute(complete(migrate(saved)))) | removed(saved), flatten(_described(config))
     free = FREE + (("data.background",) if here["data.background"] == AUTO else ())  # that of the run is taken
     free += ("data.name",) if (workdir / "data.json").exists() else ()  # known by more than its name
+    free += ("likelihood.mask",) if _mask_file(_described(config)) and (workdir / "mask.npy").exists() else ()
+    free += ("train.poses",) if there["train.poses"] and here["train.poses"] else ()  # the state has them
     changed = [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
         for name in sorted(there.keys() | here.keys())
@@ -231,7 +233,8 @@ def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
     start = config["train"]["start"] and os.path.abspath(expanded(config["train"]["start"]))
     config = config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
-    config = config | {"train": config["train"] | {"start": start}}
+    poses = _absolute_name(config["train"]["poses"], ("", known.OWN))
+    config = config | {"train": config["train"] | {"start": start, "poses": poses}}
     mask = _mask_file(config)
     return config | {"likelihood": config["likelihood"] | {"mask": str(mask)}} if mask else config
 
@@ -242,6 +245,6 @@ def _mask_file(config: Mapping[str, Any]) -> pathlib.Path | None:
     return None if name in (None, "disc") else pathlib.Path(os.path.abspath(expanded(name)))
 
 
-def _absolute_name(name: str) -> str:
-    local = name not in sources.EMBEDDED and not name.startswith(sources.tfds.PREFIX)
+def _absolute_name(name: str, known: Container[str] = sources.EMBEDDED) -> str:
+    local = name not in known and not name.startswith(sources.tfds.PREFIX)
     return os.path.abspath(expanded(name)) if local else name

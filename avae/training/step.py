@@ -4,6 +4,7 @@ At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with resp
 the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -21,9 +22,11 @@ from avae.generate import init
 from avae.model import Params
 from avae.objective import Terms, batch_terms, pose_loss, twin_loss
 from avae.runtime.parts import Layout, in_parts
-from avae.settings import Search, from_memory
-from avae.starts import strata
+from avae.settings import Plan, Search, from_memory
+from avae.starts import starting_poses, strata
 from avae.training.distill import proposal_loss
+
+NEAR = 0.2  # half-width, in radians and half-widths, of the box around known poses that is searched at first
 
 
 class TrainState(struct.PyTreeNode):
@@ -43,6 +46,11 @@ def steps_per_run(train: Train, n_train: int) -> int:
     """Steps in a run: `epochs` times the training images, in batches; whole updates, where each takes several."""
     updates = train.epochs * n_train // (train.batch_size * train.accumulate)
     return max(1, updates) * train.accumulate
+
+
+def near_known(experiment: Experiment) -> int:
+    """The first steps, in which poses are searched near known ones alone: a quarter of them."""
+    return max(1, steps_per_run(experiment.train, experiment.data.n_train) // 4)
 
 
 def schedule(experiment: Experiment) -> optax.Schedule:
@@ -69,7 +77,7 @@ def init_state(experiment: Experiment) -> TrainState:
     params, train = init(jax.random.key(experiment.train.seed), experiment.model), experiment.train
     average = optax.ema(train.average).init(params.weights) if train.average else None
     transform, poses = experiment.model.transform, None
-    if train.search_every > 1:
+    if train.search_every > 1 or train.poses:
         poses = jnp.tile(transform.identity, (experiment.data.n_train, 1))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer(experiment).init(params.weights), average, poses)
 
@@ -105,7 +113,9 @@ def train_step(
 
     params = state.params.in_precision(experiment.train.precision)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, Layout(shards), index)
-    poses = state.poses if state.poses is None or alpha is None else state.poses.at[index].set(alpha)
+    poses, known = state.poses, state.step < (near_known(experiment) if experiment.train.poses else 0)
+    if state.poses is not None and alpha is not None:
+        poses = jnp.where(known, state.poses, state.poses.at[index].set(alpha))
 
     canonical = None
     if params.model.pose_network is not None:
@@ -147,6 +157,17 @@ def _search_poses(
         return None, {}
     params, beta = jax.lax.stop_gradient(state.params), experiment.train.beta
 
+    def near(known: Array) -> tuple[Array, Array]:
+        held = Plan(dataclasses.replace(search, n_local=(), n_steps=0), False, (NEAR,) * family.dof)
+
+        def one(x: Array, pose: Array) -> tuple[Array, Array]:
+            starts, _ = starting_poses(params, x, family, held, None, pose)
+            found = search_one(pose_loss(params, family, beta=beta, shifts=False), x, starts, family, held.search)
+            return found.alpha, found.info.identity_loss - found.loss
+
+        alpha, gain = in_parts(lambda pair: one(*pair), (images, known), layout)
+        return alpha, jnp.mean(gain)
+
     def searched(search: Search, remembered: Array | None) -> tuple[Array, Array]:
         common = strata(params.model, family, search.n_starts - (remembered is not None), key)
 
@@ -161,6 +182,10 @@ def _search_poses(
 
     if state.poses is None:
         alpha, gain = searched(search, None)
+    elif experiment.train.poses:
+        first = near_known(experiment)
+        again = functools.partial(searched, search)
+        alpha, gain = jax.lax.cond(state.step < first, near, again, state.poses[index])
     else:
         alpha, gain = jax.lax.cond(
             epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0,

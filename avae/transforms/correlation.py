@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.fft import next_fast_len
 
 from avae.runtime.products import matmul
 
@@ -31,6 +30,8 @@ def correlate(x: Array, reach: int) -> Callable[[Array], Array]:
             [wide[tuple(slice(c, c + n) for c, n in zip(corner, space, strict=True))].ravel() for corner in corners]
         )
         return lambda y: matmul(copies, y.ravel()).reshape(window_shape)
+    from scipy.fft import next_fast_len  # here, for it takes a quarter of a second to import
+
     sides: Any = [next_fast_len(side + reach, real=True) for side in space]  # so much that nothing comes round
     spectrum = jnp.fft.rfftn(x, sides, axes)
     window = np.ix_(*[np.arange(-reach, reach + 1) % side for side in sides])

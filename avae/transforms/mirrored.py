@@ -52,6 +52,11 @@ class Mirrored(Transform):
         return self.family.shifts
 
     @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """That of the family, if it has one: a mirror does not change it."""
+        return getattr(self.family, "spacing", None)
+
+    @property
     def factors(self) -> tuple[Any, ...]:
         """Two elements, and the factors of the family."""
         return (Elements(2), *self.family.factors)

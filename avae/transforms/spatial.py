@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from avae.runtime.mistake import Mistake
 from avae.transforms.factors import Box, Elements
 from avae.transforms.family import Transform, affine, upper
 from avae.transforms.planar import Still
@@ -47,7 +48,33 @@ class CubeRotations(Transform):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rotation3D(Transform):
+class Spatial(Transform):
+    """Families with any rotation: of space, whatever the lengths of a voxel.
+
+    Attributes:
+      spacing: lengths of a voxel along x, y, z, in any unit: turns, scales and shears are in that unit: the pull map
+        is S^-1 A S with S their diagonal. Shifts stay in half-widths, counted in voxels.
+    """
+
+    spacing: tuple[float, float, float] = dataclasses.field(default=(1.0, 1.0, 1.0), kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Raises Mistake for lengths that are not three, finite and above 0, and as the base."""
+        super().__post_init__()
+        lengths = np.asarray(self.spacing)
+        if lengths.shape != (3,) or lengths.dtype.kind not in "iuf" or not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise Mistake(f"spacing: expected three finite lengths above 0, along x, y, z, got {self.spacing!r}")
+        object.__setattr__(self, "spacing", tuple(float(length) for length in self.spacing))
+
+    def _pull(self, linear: Array, shift: Array | None = None) -> Array:
+        """The pull map [S^-1 linear S | shift]."""
+        lengths = np.array(self.spacing)
+        ratios = lengths[None, :] / lengths[:, None]
+        return affine(linear if (ratios == 1).all() else linear * jnp.asarray(ratios, linear.dtype), shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation3D(Spatial):
     """SO(3): alpha = unit quaternion [w, x, y, z], w >= 0; Haar prior; steps are rotation vectors in radians."""
 
     dim: ClassVar[int] = 3
@@ -59,7 +86,7 @@ class Rotation3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha) | 0]."""
-        return affine(rotation_matrix(alpha))
+        return self._pull(rotation_matrix(alpha))
 
     @property
     def _steps(self) -> Array:
@@ -68,7 +95,7 @@ class Rotation3D(Transform):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rigid3D(Transform):
+class Rigid3D(Spatial):
     """SE(3) in a box: alpha = [quaternion, shift x, y, z]; shifts in half-widths."""
 
     max_shift: float = 0.2
@@ -83,11 +110,11 @@ class Rigid3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[:4]) | alpha[4:]]."""
-        return affine(rotation_matrix(alpha[:4]), alpha[4:])
+        return self._pull(rotation_matrix(alpha[:4]), alpha[4:])
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity3D(Transform):
+class Similarity3D(Spatial):
     """Rotation, isotropic scale and translation of space: alpha = [quaternion, log scale, shift x, y, z]."""
 
     max_shift: float = 0.2
@@ -103,11 +130,11 @@ class Similarity3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[exp(alpha[4]) R(alpha[:4]) | alpha[5:]]."""
-        return affine(jnp.exp(alpha[4]) * rotation_matrix(alpha[:4]), alpha[5:])
+        return self._pull(jnp.exp(alpha[4]) * rotation_matrix(alpha[:4]), alpha[5:])
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine3D(Transform):
+class Affine3D(Spatial):
     """All of it in space: alpha = [quaternion, log scale x, y, z, shear xy, xz, yz, shift x, y, z]."""
 
     max_shift: float = 0.2
@@ -125,7 +152,7 @@ class Affine3D(Transform):
 
     def matrix(self, alpha: Array) -> Array:
         """[R(alpha[:4]) U(alpha[4:10]) | alpha[10:]]."""
-        return affine(product(rotation_matrix(alpha[:4]), upper(alpha[4:7], alpha[7:10])), alpha[10:])
+        return self._pull(product(rotation_matrix(alpha[:4]), upper(alpha[4:7], alpha[7:10])), alpha[10:])
 
 
 @functools.cache

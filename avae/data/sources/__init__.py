@@ -11,25 +11,43 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avae.data.sources import arrays, containers, embedded, folders, identity, meshes, mrc, pages, star, tfds, walk
+from avae.data.sources import (
+    arrays,
+    containers,
+    embedded,
+    folders,
+    identity,
+    meshes,
+    mrc,
+    nifti,
+    pages,
+    star,
+    tfds,
+    walk,
+)
 from avae.data.sources.arrays import NOUNS
 from avae.data.sources.embedded import EMBEDDED
+from avae.data.sources.fit import AS_IT_IS, WAYS as WAYS, Fit as Fit
 from avae.data.sources.stacks import Rows, Stack, draw, index, shifted
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 
-KINDS = (arrays, mrc, pages, star)  # of files, each with its SUFFIXES
+KINDS = (arrays, mrc, nifti, pages, star)  # of files, each with its SUFFIXES
 SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.SUFFIXES), *containers.SUFFIXES)
 
 
 class Raw(NamedTuple):
-    """Upright examples [N, *space, C], labels [N] int32, and the name of each label: none where there are no labels."""
+    """Upright examples [N, *space, C], labels [N] int32, and the name of each label: none where there are no labels.
+
+    `rows` [n_train] says where the training examples are among all of the source, those for training first.
+    """
 
     train_images: Rows
     train_labels: np.ndarray
     test_images: Rows
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    rows: np.ndarray | None = None
 
 
 def read(
@@ -43,6 +61,7 @@ def read(
     up: str = "z",
     mean: float = 0.0,
     std: float = 1.0,
+    fit: Fit = AS_IT_IS,
 ) -> Raw:
     """The examples of one source; what is on disk stays there until its rows are asked for.
 
@@ -59,6 +78,7 @@ def read(
       up: the axis of meshes that points up, "y" or "z".
       mean: taken from each value of a stack.
       std: by what the rest is divided.
+      fit: how images of several sizes come to one.
 
     Returns:
       `Raw`.
@@ -68,15 +88,15 @@ def read(
     """
     check_dim(name, dim)
     path = expanded(name)
-    if dim == 3 and _is_folder(name):
+    if dim == 3 and _is_folder(name) and not _is_nifti(name):
         return _meshes(path, n_train, n_test, seed, side, up)
-    train, test = stored(name, dim, mean, std)
+    train, test = stored(name, dim, mean, std, fit)
     rows = draw(train, test, n_train, n_test, None if name == "digits" else seed)
     class_names, labels = index(train, test)
     parts = Rows(train, rows[0]), Rows(test, rows[1])
     for part in parts:
         part.check_finite()
-    return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names)
+    return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names, rows[0])
 
 
 def fingerprint(name: str, *, dim: int) -> str:
@@ -98,7 +118,9 @@ def fingerprint(name: str, *, dim: int) -> str:
     check_dim(name, dim)
     path = expanded(name)
     if _is_folder(name):
-        return identity.of_files(path, (folders if dim == 2 else meshes).find(path, quiet=True))
+        return identity.of_files(
+            path, (folders if dim == 2 else nifti if _is_nifti(name) else meshes).find(path, quiet=True)
+        )
     train, test = stored(name, dim)
     return identity.of_stacks((train,) if train is test else (train, test))
 
@@ -130,7 +152,7 @@ def check_dim(name: str, dim: int, poser: str = "the transform") -> None:
         raise Mistake(f"data.transform: the {name} are {NOUNS[known]}, but {poser} poses {NOUNS[dim]}")
 
 
-def opened(name: str) -> tuple[int, Stack, Stack]:
+def opened(name: str, fit: Fit = AS_IT_IS) -> tuple[int, Stack, Stack]:
     """2 for a source of images, 3 for one of volumes, by what it holds; and its `stored` stacks.
 
     Raises:
@@ -139,14 +161,14 @@ def opened(name: str) -> tuple[int, Stack, Stack]:
     if name in EMBEDDED or name.startswith(tfds.PREFIX):
         dim = EMBEDDED.get(name, 2)
     elif _is_folder(name):
-        dim = 3 if walk.holds(expanded(name), meshes.SUFFIXES) else 2
+        dim = 3 if walk.holds(expanded(name), (*meshes.SUFFIXES, *nifti.SUFFIXES)) else 2
     else:
         with contextlib.suppress(Mistake):
-            train, test = stored(name, 2)
+            train, test = stored(name, 2, fit=fit)
             if train.images.shape[-1] <= 4:
                 return 2, train, test
         dim = 3
-    return dim, *stored(name, dim)
+    return dim, *stored(name, dim, fit=fit)
 
 
 def _is_folder(name: str) -> bool:
@@ -154,21 +176,31 @@ def _is_folder(name: str) -> bool:
     return name not in EMBEDDED and expanded(name).is_dir() and not containers.holds(name)
 
 
-def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0) -> tuple[Stack, Stack]:
+def _is_nifti(name: str) -> bool:
+    """Whether a name is that of a folder of NIfTI volumes, without meshes."""
+    root = expanded(name)
+    return _is_folder(name) and walk.holds(root, nifti.SUFFIXES) and not walk.holds(root, meshes.SUFFIXES)
+
+
+def stored(name: str, dim: int, mean: float = 0.0, std: float = 1.0, fit: Fit = AS_IT_IS) -> tuple[Stack, Stack]:
     """The training and test stack of a source, in its own order; twice the same if it has no split.
 
-    Their values are read less `mean` and over `std`.
+    Their values are read less `mean` and over `std`, and their sizes are made one as `fit` says.
 
     Raises:
       Mistake: as `read`.
     """
-    return shifted(*_stacks(name, dim), mean, std)
+    train, test = _stacks(name, dim, fit)
+    fitted = fit.stack(train)
+    return shifted(fitted, fitted if train is test else fit.stack(test), mean, std)
 
 
-def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
+def _stacks(name: str, dim: int, fit: Fit) -> tuple[Stack, Stack]:
     path = expanded(name)
     if containers.holds(name):
         return containers.read(str(path), dim)
+    if dim == 3 and _is_nifti(name):
+        return nifti.read(path, dim)
     if dim == 3 and _is_folder(name):
         raise Mistake(f"data.name: expected a stack, got the folder of meshes {path}; save its volumes as one .npy")
     if name in EMBEDDED:
@@ -176,7 +208,7 @@ def _stacks(name: str, dim: int) -> tuple[Stack, Stack]:
     if name.startswith(tfds.PREFIX):
         return tfds.read(name)
     if path.is_dir():
-        return folders.read(path)
+        return folders.read(path, fit)
     if not path.exists():
         raise Mistake(missing(name))
     for kind in KINDS:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avae.data.sources import cache, image_files, meshes, tiff, walk
+from avae.data.sources.fit import AS_IT_IS, HINT, Fit
 from avae.data.sources.image_files import Picture
 from avae.data.sources.stacks import Stack, halves, zero_one
 from avae.data.sources.walk import File, some, text
@@ -32,7 +33,7 @@ from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-RULES = b"2"  # by which files become arrays: another number where they change, so that caches are made again
+RULES = b"3"  # by which files become arrays: another number where they change, so that caches are made again
 LIMIT = 0.1  # of the files may be unreadable: then they are left out and named
 
 
@@ -51,10 +52,11 @@ class Linear(NamedTuple):
         return values.astype(np.float32)
 
 
-def read(root: pathlib.Path) -> tuple[Stack, Stack]:
+def read(root: pathlib.Path, fit: Fit = AS_IT_IS) -> tuple[Stack, Stack]:
     """The training and test stack of a folder; twice the same if it has no split.
 
-    Files that cannot be read are left out, counted and named on standard error.
+    Files that cannot be read are left out, counted and named on standard error. Images of several sizes are brought to
+    one as `fit` says.
 
     Raises:
       Mistake: if there is no image, more than a tenth of them cannot be read, or they differ in size or kind.
@@ -65,8 +67,10 @@ def read(root: pathlib.Path) -> tuple[Stack, Stack]:
         state = file.path.stat()
         digest.update(os.fsencode(file.path.relative_to(root)) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    name = f"folders/{root.resolve().name[:40]}-{place}"
-    arrays, facts = cache.cached(name, digest.hexdigest(), lambda made: _decode(root, files, made))
+    name = "-".join(
+        [f"folders/{root.resolve().name[:40]}", place, *([fit.how] if fit.how else []), *map(str, fit.space)]
+    )
+    arrays, facts = cache.cached(name, digest.hexdigest(), lambda made: _decode(root, files, made, fit))
     for key, what in (("unreadable", "left out"), ("oblong", "with pixels that are not square, taken as square")):
         if facts[key]:
             print(f"{text(root)}: {len(facts[key])} file(s) {what}: {some(facts[key])}", file=sys.stderr)
@@ -114,27 +118,28 @@ class _Log(NamedTuple):
     values: list[tuple[float, float, float]]
 
 
-def _decode(root: pathlib.Path, files: list[File], made: pathlib.Path) -> dict[str, Any]:
+def _decode(root: pathlib.Path, files: list[File], made: pathlib.Path, fit: Fit) -> dict[str, Any]:
     """Writes the images of each part, and their labels if there are several; returns what `read` needs to know."""
     log = _Log([], [], [])
-    good, alpha = _headers(root, files, log)
+    good, alpha, space = _headers(root, files, log, fit)
     labelled = len({file.category for file in files}) > 1
     with Progress(f"decoding {text(root)}", len(good), unit="image", every=max(1, len(good) // 4)) as progress:
         for part in sorted({file.part for file in good}):
-            categories: list[str] = []
+            read: list[File] = []
             prefix = f"{part}_" if part else ""
             of_part = [file for file in good if file.part == part]
-            images = _images(root, of_part, categories, log, LIMIT * len(files), progress, alpha)
-            cache.write(made / f"{prefix}images.npy", images)
+            images = _images(root, of_part, read, log, LIMIT * len(files), progress, alpha)
+            cache.write(made / f"{prefix}images.npy", (fit.image(image, space) for image in images))
             if labelled:
-                np.save(made / f"{prefix}labels.npy", np.array(categories))
+                np.save(made / f"{prefix}labels.npy", np.array([file.category for file in read]))
+            np.save(made / f"{prefix}names.npy", np.array([os.fspath(file.path.relative_to(root)) for file in read]))
     low, high, mean = zip(*log.values, strict=True)
     facts = {"alpha": alpha, "range": [min(low), max(high), float(np.mean(mean))]}
     return facts | {"unreadable": log.unreadable, "oblong": log.oblong}
 
 
-def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[File], bool]:
-    """The files with a readable header, and whether the last channel of all of them is alpha."""
+def _headers(root: pathlib.Path, files: list[File], log: _Log, fit: Fit) -> tuple[list[File], bool, tuple[int, ...]]:
+    """The files with a readable header, whether the last channel of all of them is alpha, and their size."""
     good, kinds = [], collections.Counter()
     for file in files:
         try:
@@ -146,23 +151,25 @@ def _headers(root: pathlib.Path, files: list[File], log: _Log) -> tuple[list[Fil
         good.append(file)
         if not picture.square:
             log.oblong.append(str(file.path.relative_to(root)))
-    if len(kinds) > 1:
+    alike = len({(kind.dtype, kind.alpha, kind.shape[2]) for kind in kinds}) == 1
+    if len(kinds) > 1 and not (alike and fit.how):
         counts = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(6))
         more = f" and {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
-        raise Mistake(f"data.name: expected images of one size and kind in {root}, got {counts}{more}")
-    return good, next(iter(kinds)).alpha
+        raise Mistake(f"data.name: expected images of one size and kind in {root}, got {counts}{more}{HINT * alike}")
+    sizes = [kind.shape[:2] for kind in kinds.elements()]
+    return good, next(iter(kinds)).alpha, fit.size(sizes) if fit.how else sizes[0]
 
 
 def _images(
     root: pathlib.Path,
     files: list[File],
-    categories: list[str],
+    read: list[File],
     log: _Log,
     limit: float,
     progress: Progress,
     alpha: bool,
 ) -> Iterator[np.ndarray]:
-    """The images [H, W, C] of the files, one after the other; notes their categories and values."""
+    """The images [H, W, C] of the files, one after the other; notes which were read, and their values."""
     for file in files:
         progress.advance()
         try:
@@ -170,7 +177,7 @@ def _images(
         except ValueError as error:
             _note(root, file, error, log, limit)
             continue
-        categories.append(file.category)
+        read.append(file)
         values = image[..., :-1] if alpha else image
         log.values.append((float(values.min()), float(values.max()), float(values.mean(dtype=np.float64))))
         yield image

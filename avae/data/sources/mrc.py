@@ -32,7 +32,7 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     Raises:
       Mistake: if mrcfile is not installed, or the file is damaged, complex, or of another rank.
     """
-    images, odd = _mapped(path)
+    images, spacing, odd = _mapped(path)
     if odd:
         print(f"{text(path)}: read, but odd: {'; '.join(odd)}", file=sys.stderr)
     if images.dtype.kind not in "iuf":
@@ -45,12 +45,14 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
             f"data.name: expected {path} to hold {words}, for data.transform poses those, got shape {images.shape}"
             + "; a stack of volumes has space group 401 in its header" * (dim == 3)
         )
-    stack = Stack(with_channels(images, str(path), dim), None, f"examples of {text(path)}", standardised)
+    stack = Stack(
+        with_channels(images, str(path), dim), None, f"examples of {text(path)}", standardised, spacing=spacing
+    )
     return stack, stack
 
 
-def _mapped(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """What a file holds, left on disk, and what is odd about it."""
+def _mapped(path: pathlib.Path) -> tuple[np.ndarray, Any, list[str]]:
+    """What a file holds, left on disk, its voxels if they are of volumes, and what is odd about it."""
     mrcfile = package()
     if path.suffix.lower() in (".gz", ".bz2"):
         return _unpacked(path, mrcfile)
@@ -70,11 +72,11 @@ def _mapped(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     odd = [str(warning.message).split(" - ")[0] for warning in caught]
     if extra := path.stat().st_size - offset - images.nbytes:
         odd.append(f"{extra} bytes after its {shape[0]} sections are left out")
-    return images, odd + _geometry(header, len(shape) - 1)
+    return images, _spacing(header, len(shape) - 1), odd + _geometry(header, len(shape) - 1)
 
 
-def _unpacked(path: pathlib.Path, mrcfile: Any) -> tuple[np.ndarray, list[str]]:
-    """What a compressed file holds, in memory, and what is odd about it."""
+def _unpacked(path: pathlib.Path, mrcfile: Any) -> tuple[np.ndarray, Any, list[str]]:
+    """The same of a compressed file, in memory."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -83,7 +85,7 @@ def _unpacked(path: pathlib.Path, mrcfile: Any) -> tuple[np.ndarray, list[str]]:
     except (ValueError, OSError, EOFError) as error:
         raise Mistake(f"data.name: expected an MRC stack, but {path} cannot be read ({error})") from None
     odd = ["compressed: all of it is read into memory", *(str(warning.message) for warning in caught)]
-    return images, odd + _geometry(header, images.ndim - 1)
+    return images, _spacing(header, images.ndim - 1), odd + _geometry(header, images.ndim - 1)
 
 
 def _unsigned(header: Any) -> bool:
@@ -97,12 +99,22 @@ def _geometry(header: Any, dim: int) -> list[str]:
     odd = []
     if (order := tuple(int(header[key]) for key in ("mapc", "mapr", "maps"))) not in ((1, 2, 3), (0, 0, 0)):
         odd.append(f"its axes are in the order {order} and stay so")
-    lengths = [
-        float(header.cella[axis]) / max(1, int(header[n])) for axis, n in zip("xyz", ("mx", "my", "mz"), strict=True)
-    ]
-    if min(lengths[:dim]) > 0 and max(lengths[:dim]) > 1.01 * min(lengths[:dim]):
+    lengths = _lengths(header)
+    if dim == 2 and min(lengths[:dim]) > 0 and max(lengths[:dim]) > 1.01 * min(lengths[:dim]):
         odd.append(f"its samples are {', '.join(f'{length:.4g}' for length in lengths[:dim])} long; taken as equal")
     return odd
+
+
+def _lengths(header: Any) -> list[float]:
+    """Of a sample along x, y, z, in angstroms; 0 where the header does not say."""
+    sizes = zip("xyz", ("mx", "my", "mz"), strict=True)
+    return [float(header.cella[axis]) / max(1, int(header[n])) for axis, n in sizes]
+
+
+def _spacing(header: Any, dim: int) -> tuple[float, ...] | None:
+    """The same of a stack of volumes, if the header says."""
+    lengths = _lengths(header)
+    return tuple(lengths) if dim == 3 and min(lengths) > 0 else None
 
 
 def package() -> Any:

@@ -10,7 +10,9 @@ import numpy as np
 
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.walk import PARTS
+from avae.networks.values import standardised
 from avae.runtime.mistake import Mistake
+from avae.transforms.background import check_channels, levels
 
 CHUNK = 2**24  # numbers looked at together where a whole stack is gone through
 
@@ -24,12 +26,19 @@ def real(images: np.ndarray) -> np.ndarray:
 
 
 class Stack(NamedTuple):
-    """Examples [N, *space, C] as stored, labels [N] or None, their name, and how stored values become float32."""
+    """Examples [N, *space, C] as stored, labels [N] or None, and what is known of them.
+
+    `what` they are called together, how `scale` makes float32 of stored values, and the `names` [N] of each, such as
+    files relative to the folder: strings in which bytes that are no UTF-8 are lone surrogates (`os.fsdecode`). The
+    `spacing` is the lengths of a voxel along x, y, z, where the source says them.
+    """
 
     images: Any  # np.ndarray or Lazy
     labels: np.ndarray | None
     what: str
     scale: Callable[[np.ndarray], np.ndarray] = real
+    names: Any = None  # np.ndarray of str, or None
+    spacing: tuple[float, ...] | None = None
 
 
 def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, Stack]:
@@ -44,20 +53,46 @@ def shifted(train: Stack, test: Stack, mean: float, std: float) -> tuple[Stack, 
     return both, both if train is test else of(test)
 
 
+def as_read(stack: Stack, background: Any) -> tuple[float, ...]:
+    """What the reader makes of a raw background, one number or one per channel: one number per channel.
+
+    Where each image is brought to a mean and a standard deviation of its own it stays as it is: it is in those.
+
+    Raises:
+      Mistake: if it is neither, or a value that the stored dtype does not have.
+    """
+    given, channels, kind = levels(background), stack.images.shape[-1], stack.images.dtype
+    check_channels(given, channels)
+    if stack.scale is standardised:
+        return given
+    raw = np.broadcast_to(np.array(given, np.float64), channels)
+    info = np.iinfo(kind) if kind.kind in "iu" else None
+    low, high = (raw, raw + 1) if kind.kind == "f" else (0, 1) if info is None else (int(info.min), int(info.max))
+    if not ((low <= raw) & (raw <= high)).all():
+        raise Mistake(
+            f"background: expected values from {low} to {high}, as they are stored ({kind}), got {background}"
+        )
+    pixels = np.array([np.broadcast_to(low, channels), np.broadcast_to(high, channels)]).astype(kind)
+    ends = stack.scale(pixels.reshape(2, *[1] * (len(stack.images.shape) - 2), channels)).reshape(2, channels)
+    return tuple((ends[0] + (raw - low) / (high - low) * (ends[1] - ends[0])).tolist())
+
+
 def halves(
     arrays: Mapping[str, np.ndarray], what: str, scale: Callable[[np.ndarray], np.ndarray] = real
 ) -> tuple[Stack, Stack]:
     """The training and test stack of arrays that are called `train_images`, `train_labels`, ...
 
-    Twice the same if they are called `images` and `labels`. Without labels there are none of that name.
+    Twice the same if they are called `images`, `labels` and `names`, of which the last two need not be there.
     """
     if "images" in arrays:
-        stack = Stack(arrays["images"], arrays.get("labels"), what, scale)
+        stack = Stack(arrays["images"], arrays.get("labels"), what, scale, arrays.get("names"))
         return stack, stack
-    train, test = (
-        Stack(arrays[f"{part}_images"], arrays.get(f"{part}_labels"), f"{part} {what}", scale) for part in PARTS
-    )
-    return train, test
+
+    def of(part: str) -> Stack:
+        images, labels, names = (arrays.get(f"{part}_{key}") for key in ("images", "labels", "names"))
+        return Stack(images, labels, f"{part} {what}", scale, names)
+
+    return of(PARTS[0]), of(PARTS[1])
 
 
 def zero_one(train: Stack, test: Stack) -> tuple[Stack, Stack]:

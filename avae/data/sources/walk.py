@@ -39,7 +39,7 @@ def find(root: pathlib.Path, suffixes: Sequence[str], what: str, *, quiet: bool 
     """
     files, left_out = [], []
     for path in _below(root, left_out, ()):
-        if path.suffix.lower() not in suffixes:
+        if not path.name.lower().endswith(tuple(suffixes)):
             left_out.append(str(path.relative_to(root)))
             continue
         folders = path.relative_to(root).parts[:-1]
@@ -60,7 +60,7 @@ def find(root: pathlib.Path, suffixes: Sequence[str], what: str, *, quiet: bool 
 
 def holds(root: pathlib.Path, suffixes: Sequence[str]) -> bool:
     """Whether there is any file below `root` with one of the suffixes."""
-    return any(path.suffix.lower() in suffixes for path in _below(root, [], ()))
+    return any(path.name.lower().endswith(tuple(suffixes)) for path in _below(root, [], ()))
 
 
 def some(names: Sequence[str], n: int = 5) -> str:
