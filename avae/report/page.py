@@ -8,6 +8,7 @@ workdir/report.html       both, for people; needs no other file and no network
 import base64
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -17,7 +18,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jinja2
@@ -34,6 +35,8 @@ from avae.runtime.progress import say
 from avae.settings import plan
 from avae.training.watch import read_metrics
 from avae.transforms import Mirrored
+
+Drawn = TypeVar("Drawn")
 
 
 def write(
@@ -67,6 +70,7 @@ def write(
     text = json.dumps(numbers | extra, indent=2, allow_nan=False) + "\n"
     write_whole(workdir / "results.json", text.encode())
     pngs, failed = _draw(_figures(results, numbers, workdir, baseline_dir), workdir / "figures")
+    chart = _drawn("the map of the latents", "map", lambda: _map(results, numbers), failed)
     path, model = workdir / "report.html", experiment.model
     inner = [model.transform.family] if isinstance(model.transform, Mirrored) else []
     page = _template().render(
@@ -81,7 +85,7 @@ def write(
         circle=pose_figures.is_circle(model.transform),
         pngs={name: base64.b64encode(png).decode() for name, png in pngs.items()},
         failed=failed,
-        map=_map(results, numbers),
+        map=chart,
         remarks=extra["remarks"],
         warnings=[f"{text[0].upper()}{text[1:]}" for text in _unhealthy(numbers, model)],
         environment=extra["environment"],
@@ -92,12 +96,9 @@ def write(
 
 
 def _map(results: Results, numbers: Mapping[str, Any]) -> latent_map.LatentMap | None:
-    """The map of the latents; a map that cannot be drawn is named on standard error and left out."""
+    """The map of the latents, where there are any."""
     names = {int(label): entry["name"] for label, entry in numbers["orientation"]["classes"].items()}
-    try:
-        return None if results.points is None else latent_map.latent_map(*results.points, names)
-    except Exception as error:  # as for figures
-        return say(f"the map of the latents could not be drawn: {type(error).__name__}: {error}", sys.stderr)
+    return None if results.points is None else latent_map.latent_map(*results.points, names)
 
 
 def _unhealthy(numbers: dict[str, Any], model: Any) -> list[str]:
@@ -153,18 +154,30 @@ def _draw(
     drawings: Mapping[str, Callable[[], Figure]], folder: pathlib.Path
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Draws the figures into `folder`: those that were drawn, as PNG files, and what became of the others."""
-    pngs, failed = {}, {}
+    pngs: dict[str, bytes] = {}
+    failed: dict[str, str] = {}
+
+    def png(draw: Callable[[], Figure], path: pathlib.Path) -> bytes:
+        folder.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # an older one is not of these numbers
+        write_whole(path, drawn := figures.png(draw()))
+        return drawn
+
     for name, draw in drawings.items():
         path = folder / f"{name}.png"
-        try:
-            folder.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)  # an older one is not of these numbers
-            pngs[name] = figures.png(draw())
-            write_whole(path, pngs[name])
-        except Exception as error:  # whatever it is, the numbers are not to be lost for a picture
-            failed[name] = f"{type(error).__name__}: {error}"
-            say(f"{path} could not be drawn: {failed[name]}", sys.stderr)
+        if drawn := _drawn(str(path), name, functools.partial(png, draw, path), failed):
+            pngs[name] = drawn
     return pngs, failed
+
+
+def _drawn(what: str, name: str, draw: Callable[[], Drawn], failed: dict[str, str]) -> Drawn | None:
+    """What `draw` makes; where it raises, None, and the reason is on standard error and in `failed`."""
+    try:
+        return draw()
+    except Exception as error:  # whatever it is, the numbers are not to be lost for a picture
+        failed[name] = f"{type(error).__name__}: {error}"
+        say(f"{what} could not be drawn: {failed[name]}", sys.stderr)
+        return None
 
 
 def _template() -> jinja2.Template:
