@@ -20,7 +20,7 @@ from avae.data.dataset import Examples, load
 from avae.data.described import AUTO, Data
 from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import loss_curves
-from avae.evaluation.examples import Pictures, Points, chosen
+from avae.evaluation.examples import Pictures, Points, Strips, chosen, strips
 from avae.evaluation.losses import least_loss, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
 from avae.evaluation.posterior import Uncertain, least_certain
@@ -43,6 +43,7 @@ class Results(NamedTuple):
       pictures: examples for the figures.
       uncertain: those whose poses are the least certain, where posteriors were measured.
       points: the test examples, for the map of the latents.
+      strips: what is decoded along each latent.
     """
 
     numbers: dict[str, Any]
@@ -51,6 +52,7 @@ class Results(NamedTuple):
     pictures: Pictures
     uncertain: Uncertain | None
     points: Points | None = None
+    strips: Strips | None = None
 
 
 class Inputs(NamedTuple):
@@ -145,7 +147,8 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
     }
     numbers["seconds"] = time.perf_counter() - start
     points = Points(test.images, np.asarray(found.canonical), np.asarray(found.latent), test.labels)
-    return Results(numbers, rotations, test.labels, chosen(test, found, baseline), uncertain, points)
+    pictures, along = chosen(test, found, baseline), strips(params, points.latent)
+    return Results(numbers, rotations, test.labels, pictures, uncertain, points, along)
 
 
 def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:

@@ -142,6 +142,8 @@ def _figures(
     }
     if results.pictures.images.ndim == 5:
         drawings["slices"] = lambda: pictures.slices(*results.pictures)
+    if results.strips:
+        drawings["strips"] = functools.partial(pictures.strips, *results.strips)
     if uncertain := results.uncertain:
         drawings["posterior"] = lambda: pose_figures.posterior_figure(uncertain.images, uncertain.posterior)
     folders = {"avae": workdir} | ({} if baseline_dir is None else {"plain_vae": baseline_dir})
