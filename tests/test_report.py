@@ -195,7 +195,8 @@ def test_exhaustive_search_of_the_same_starts_is_the_same_search(written):
 def test_pngs_are_not_blank(written):
     workdir, _ = written
     names = sorted(path.name for path in (workdir / "figures").iterdir())
-    assert names == ["grid.png", "loss_curve.png", "orientation.png", "posterior.png", "strips.png", "training.png"]
+    drawn = ["averages", "grid", "loss_curve", "orientation", "posterior", "strips", "training"]
+    assert names == [f"{name}.png" for name in drawn]
     for name in names:
         pixels = matplotlib.image.imread(io.BytesIO((workdir / "figures" / name).read_bytes()))[..., :3]
         assert pixels.shape[1] == 1280
@@ -206,7 +207,7 @@ def test_page_is_self_contained(written):
     page = (written[0] / "report.html").read_text()
     assert "http:" not in page
     assert "https:" not in page
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/png;base64,") == 8
     assert set(re.findall(r'(?:src|href)="([a-z]+):', page)) == {"data"}
     assert "mind &lt;this&gt;" in page
     assert "not a bound" in page
@@ -271,7 +272,7 @@ def test_a_figure_that_fails_is_named_and_costs_no_number(written, tmp_path, mon
     assert "The figure could not be drawn: RuntimeError: no &lt;ink&gt;" in page
     assert "grid.png could not be drawn: RuntimeError: no <ink>" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"loss_curve.png", "orientation.png", "posterior.png", "strips.png"}
+    assert names == {"averages.png", "loss_curve.png", "orientation.png", "posterior.png", "strips.png"}
 
 
 def test_a_map_that_fails_says_so_on_the_page(written, tmp_path, monkeypatch, capsys):

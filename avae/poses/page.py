@@ -6,13 +6,16 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
+from avae.evaluation.averages import Averages
 from avae.model import Params
 from avae.poses import table
-from avae.poses.averages import WORST, Averages, montage, worst
+from avae.report.pictures import contrast, picture
 from avae.runtime.files import write_whole
 
 SHOWN = 24  # groups
+WORST = 36
 TEMPLATE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Poses of {{ n }} images</title>
@@ -89,3 +92,29 @@ def write(
 
 def _inline(path: pathlib.Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def worst(rows: np.ndarray, n: int = WORST) -> np.ndarray:
+    """The images [<= n] that are explained worst, the worst first: those that could not be aligned, then by loss."""
+    loss = np.where(rows["finite"], rows["loss"], np.inf)
+    return np.argsort(-loss, kind="stable")[:n]
+
+
+def montage(images: np.ndarray, columns: int, path: pathlib.Path) -> None:
+    """Images [N, *space, C] side by side as a PNG, each with its own contrast; volumes are rendered."""
+    tiles = [_tile(image) for image in images]
+    height, width = tiles[0].shape[:2]
+    lines = -(-len(tiles) // columns)
+    sheet = np.full((lines * (height + 2) + 2, columns * (width + 2) + 2, 3), 255, np.uint8)
+    for k, tile in enumerate(tiles):
+        y, x = 2 + k // columns * (height + 2), 2 + k % columns * (width + 2)
+        sheet[y : y + height, x : x + width] = tile
+    zoom = max(1, 96 // max(height, width))
+    Image.fromarray(np.kron(sheet, np.ones((zoom, zoom, 1), np.uint8))).save(path)
+
+
+def _tile(image: np.ndarray) -> np.ndarray:
+    image = np.nan_to_num(np.asarray(image, np.float32))
+    shown = picture(image, *contrast(image[None]))
+    shown = shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=-1)
+    return (255 * np.clip(shown, 0, 1)).round().astype(np.uint8)

@@ -22,9 +22,12 @@ from typing import Any, TypeVar
 
 import jax
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
+from avae.evaluation.averages import averages
 from avae.evaluation.evaluate import Results
+from avae.evaluation.examples import Points
 from avae.experiment import Experiment
 from avae.inference.health import Health, warnings
 from avae.report import figures, latent_map, pictures, pose_figures
@@ -142,6 +145,8 @@ def _figures(
     }
     if results.pictures.images.ndim == 5:
         drawings["slices"] = lambda: pictures.slices(*results.pictures)
+    if results.points is not None and np.isfinite(results.points.latent).all(axis=1).any():
+        drawings["averages"] = functools.partial(_averages, results.points, names if labelled(numbers) else {})
     if results.strips:
         drawings["strips"] = functools.partial(pictures.strips, *results.strips)
     if uncertain := results.uncertain:
@@ -150,6 +155,15 @@ def _figures(
     runs = {NAMES[name]: [row for row in read_metrics(folder) if "loss" in row] for name, folder in folders.items()}
     runs = {name: rows for name, rows in runs.items() if rows}
     return drawings | ({"training": lambda: figures.training_curve(runs)} if runs else {})
+
+
+def _averages(points: Points, names: Mapping[int, str]) -> Figure:
+    """The means of the ten largest classes, or of the clusters of the latents where there are no classes."""
+    finite = np.asarray(np.isfinite(points.latent).all(axis=1))
+    groups = averages(points.images, points.canonical, finite, points.latent, points.labels.tolist() if names else None)
+    largest = np.sort(np.argsort(-groups.count, kind="stable")[:10])
+    titles = [caption(str(names.get(groups.names[k], groups.names[k])), 10) for k in largest]
+    return pictures.averages(groups.raw[largest], groups.aligned[largest], titles)
 
 
 def _draw(

@@ -73,6 +73,15 @@ def strips(names: Sequence[str], steps: np.ndarray, pictures: np.ndarray) -> Fig
     return _gallery(rows, titles=["mean" if step == 0 else f"{step:+g}" for step in steps[some]])[0]
 
 
+@LITERAL
+def averages(raw: np.ndarray, aligned: np.ndarray, titles: Sequence[str]) -> Figure:
+    """One column per group: the mean of its images as they are [K, *space, C], and aligned [K, *frame, C]."""
+    low, high = zip(contrast(np.nan_to_num(raw)), contrast(np.nan_to_num(aligned)), strict=True)
+    span = np.minimum(*low), np.maximum(*high)
+    rows = {"as they are": raw, "aligned": aligned}
+    return _gallery({name: [picture(mean, *span) for mean in means] for name, means in rows.items()}, titles=titles)[0]
+
+
 def contrast(images: np.ndarray) -> tuple[Any, Any]:
     """The lowest and highest value of images [N, *space, C]: one of each for grey and colour, else for each channel."""
     axes = None if images.shape[-1] in (1, 3) else tuple(range(images.ndim - 1))
