@@ -16,15 +16,21 @@ from avae.runtime.files import write_whole
 
 SHOWN = 24  # groups
 WORST = 36
+GAP = 4  # pixels between pictures, clear
 TEMPLATE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Poses of {{ n }} images</title>
 <style>
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
-img { image-rendering: pixelated; max-width: 100%; background: #8883 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8885 }
-.pair { display: flex; flex-wrap: wrap; gap: 2rem }
+body { font: 16px/1.55 system-ui, sans-serif; margin: 2rem auto; max-width: 54rem; padding: 0 1rem }
+h1 { font-size: 28px } h2 { font-size: 20px; margin-top: 2.5rem }
+img { display: block; image-rendering: pixelated; max-width: 100%; background: #8882; border-radius: 6px }
+figure { margin: 0; flex: 0 1 auto } figcaption { font-size: 14px; opacity: .7; margin-top: .3rem }
+.wide { overflow-x: auto; margin-top: 1.5rem }
+table { border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums }
+td, th { padding: .3rem 1.5rem .3rem 0; text-align: right; border-bottom: 1px solid #8885 }
+td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere }
+.pair { display: flex; flex-wrap: wrap; gap: 1.5rem }
 </style>
 <h1>Poses of {{ "{:,}".format(n) }} images</h1>
 <p>{{ "{:,}".format(bad) }} could not be aligned. J falls by {{ "%.1f"|format(gain) }} nats in the median when an image
@@ -36,8 +42,8 @@ Tables: <a href="poses.csv">poses.csv</a> (<a href="columns.txt">columns</a>), p
 <figure><img alt="averages of the images as they are" src="{{ raw }}"><figcaption>as they are</figcaption></figure>
 <figure><img alt="averages of the aligned images" src="{{ aligned }}"><figcaption>aligned</figcaption></figure>
 </div>
-<table><tr><th>group</th><th>images</th><th>J, median</th><th>std of the pose, median</th></tr>
-{% for row in groups %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+<div class="wide"><table><tr><th>group</th><th>images</th><th>J, median</th><th>std of the pose, median</th></tr>
+{% for row in groups %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <h2>Images to doubt</h2>
 <p>The images that the model explains worst, the worst first; rows {{ rows }}.</p>
 <img alt="the images that are explained worst" src="{{ doubted }}">
@@ -103,14 +109,16 @@ def worst(rows: np.ndarray, n: int = WORST) -> np.ndarray:
 def montage(images: np.ndarray, columns: int, path: pathlib.Path) -> None:
     """Images [N, *space, C] side by side as a PNG, each with its own contrast; volumes are rendered."""
     tiles = [_tile(image) for image in images]
+    zoom = max(1, 96 // max(tiles[0].shape))
+    tiles = [tile.repeat(zoom, axis=0).repeat(zoom, axis=1) for tile in tiles]
     height, width = tiles[0].shape[:2]
     lines = -(-len(tiles) // columns)
-    sheet = np.full((lines * (height + 2) + 2, columns * (width + 2) + 2, 3), 255, np.uint8)
+    sheet = np.zeros((lines * (height + GAP) + GAP, columns * (width + GAP) + GAP, 4), np.uint8)
     for k, tile in enumerate(tiles):
-        y, x = 2 + k // columns * (height + 2), 2 + k % columns * (width + 2)
-        sheet[y : y + height, x : x + width] = tile
-    zoom = max(1, 96 // max(height, width))
-    Image.fromarray(np.kron(sheet, np.ones((zoom, zoom, 1), np.uint8))).save(path)
+        y, x = GAP + k // columns * (height + GAP), GAP + k % columns * (width + GAP)
+        sheet[y : y + height, x : x + width, :3] = tile
+        sheet[y : y + height, x : x + width, 3] = 255
+    Image.fromarray(sheet).save(path)
 
 
 def _tile(image: np.ndarray) -> np.ndarray:
