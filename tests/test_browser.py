@@ -31,10 +31,12 @@ def params():
 
 @pytest.fixture(scope="module")
 def written(params, tmp_path_factory):
-    """A report of made-up images of two classes."""
-    inputs = Inputs(
-        Examples(IMAGES, np.arange(N) % 2, np.zeros((N, 1))), IMAGES, IMAGES[:2], FAMILY, class_names=("round", "<b>")
+    """A report of made-up images of six classes."""
+    test, names = (
+        Examples(IMAGES, np.arange(N) % 6, np.zeros((N, 1))),
+        ["<b>", *(f"kind of object {k}" for k in range(5))],
     )
+    inputs = Inputs(test, IMAGES, IMAGES[:2], FAMILY, class_names=tuple(names))
     settings = Evaluation(draws=1, n_exhaustive=N, n_angles=4, n_curve=2, curve_step=60, n_bound=0)
     described = dataclasses.replace(experiment(default()), model=params.model)
     return report.write(tmp_path_factory.mktemp("run"), measure(params, inputs, settings), described)
@@ -114,6 +116,10 @@ def test_the_mouse_over_a_point_shows_its_thumbnail(browser, written):
 def test_pages_fit_and_all_their_images_are_drawn(browser, request, name, width):
     opened(browser, request.getfixturevalue(name), width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    first = browser.execute_script(
+        "return Array.from(document.querySelectorAll('tr > :first-child'), e => e.clientWidth)"
+    )
+    assert min(first) > 30  # words are not broken letter by letter
     drawn = browser.execute_script("return Array.from(document.images, i => i.complete && i.naturalWidth > 0)")
     assert all(drawn)
     assert len(drawn) == (3 if name == "poses" else 5)

@@ -29,7 +29,7 @@ figure { margin: 0; flex: 0 1 auto } figcaption { font-size: 14px; opacity: .7; 
 .wide { overflow-x: auto; margin-top: 1.5rem }
 table { border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums }
 td, th { padding: .3rem 1.5rem .3rem 0; text-align: right; border-bottom: 1px solid #8885 }
-td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere }
+td:first-child, th:first-child { text-align: left }
 .pair { display: flex; flex-wrap: wrap; gap: 1.5rem }
 </style>
 <h1>Poses of {{ "{:,}".format(n) }} images</h1>
