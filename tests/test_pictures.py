@@ -189,3 +189,12 @@ def test_histograms_in_space_are_of_the_angle_to_the_medoid():
     assert heights == pytest.approx({0: 0.075, 90: 0.025})
     t, density = ax.get_lines()[0].get_data()
     assert np.trapezoid(density, t) == pytest.approx(1, abs=1e-3)
+
+
+def test_averages_share_a_contrast_and_their_titles_are_literal():
+    raw, aligned = np.full((2, 8, 8, 1), 0.5), np.random.default_rng(0).random((2, 12, 12, 1))
+    figure = pictures.averages(raw, aligned, ["$\\frac{", "b"])
+    first = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(first, (0.5 - aligned.min()) / np.ptp(aligned), rtol=1e-5)
+    assert [ax.get_title() for ax in figure.axes] == ["$\\frac{", "b", "", ""]
+    assert pixels(figure).std() > 0.02

@@ -16,7 +16,8 @@ from template import picture, turned
 import avae
 from avae import cli
 from avae.data import known, sources
-from avae.poses import averages, folder, stream, table
+from avae.evaluation.averages import averages, clusters
+from avae.poses import folder, stream, table
 from avae.training import run_folder
 
 N = 30
@@ -311,12 +312,23 @@ def test_clusters_are_found_and_counted():
     latent = np.concatenate([rng.normal(centre, 0.1, (n, 3)) for centre, n in ((0, 20), (3, 50), (-3, 30))])
     finite = np.ones(100, bool)
     finite[0] = False
-    group = averages.clusters(latent, finite)
+    group = clusters(latent, finite)
     assert group[0] == -1
     assert (group[20:70] == 0).all()
     assert (group[70:] == 1).all()
     assert (group[1:20] == 2).all()
-    np.testing.assert_array_equal(averages.clusters(latent[:5], finite[:5]), [-1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(clusters(latent[:5], finite[:5]), [-1, 0, 0, 0, 0])
+    assert (clusters(np.ones((20, 3)), np.ones(20, bool)) == 0).all()
+
+
+def test_averages_of_frames_of_another_size_leave_out_what_is_not_finite():
+    images, aligned = np.arange(6.0).reshape(6, 1, 1, 1), np.ones((6, 2, 2, 1)) * np.arange(6).reshape(6, 1, 1, 1)
+    finite = np.array([True, True, True, True, False, True])
+    found = averages(images, -aligned, finite, np.zeros((6, 2)), [7, 7, 2, 2, 2, 7])
+    assert found.names == [2, 7]
+    np.testing.assert_array_equal(found.count, [2, 3])
+    np.testing.assert_allclose(found.raw.ravel(), [2.5, 2])
+    np.testing.assert_allclose(found.aligned, -np.ones((2, 2, 2, 1)) * np.reshape([2.5, 2], (2, 1, 1, 1)))
 
 
 def test_the_job_says_what_it_is(poses, run):

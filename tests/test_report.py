@@ -54,6 +54,11 @@ def written(tmp_path_factory):
     return workdir, results
 
 
+def taken(images):
+    """Images as the report measures them, so that the same programs serve."""
+    return devices.take(images, np.arange(len(images)))
+
+
 def shown_tables(page):
     """The rows of the tables of numbers in a page, as text."""
     body = page[page.index("<h1>") : page.index("Where the numbers come from")]
@@ -104,10 +109,10 @@ def test_headline_is_the_paired_difference_of_the_means(written):
 def test_bounds_are_those_of_the_public_function(written):
     described, params, plain = small()
     test, numbers = load(described.data).test, written[1].numbers["bound"]
-    key = jax.random.fold_in(jax.random.key(1), 0)
+    x, key = taken(test.images), jax.random.fold_in(jax.random.key(1), 0)
     for name, model in (("avae", params), ("plain_vae", plain)):
         for way, method in (("search", "importance"), ("no_search", "iwae")):
-            bound = avae.log_likelihood(model, test.images, key=key, method=method, n_samples=8)
+            bound = avae.log_likelihood(devices.replicate(model), x, key=key, method=method, n_samples=8)
             shown = numbers[name][way]
             assert shown["mean"] == pytest.approx(float(bound.value.mean()), rel=1e-5)
             assert shown["effective_samples"] == pytest.approx(float(bound.effective_samples.mean()), rel=1e-3)
@@ -142,7 +147,7 @@ def test_losses_are_those_of_the_public_functions(written):
     described, params, _ = small()
     test = load(described.data).test
     numbers = written[1].numbers["loss"]["avae"]
-    found = avae.align(params, test.images)
+    found = avae.align(devices.replicate(params), taken(test.images))
     assert numbers["search"]["at_mean"]["mean"] == pytest.approx(float(found.loss.mean()), rel=1e-5)
     plain = avae.objective(params, test.images).total
     assert numbers["no_search"]["at_mean"]["mean"] == pytest.approx(float(plain.mean()), rel=1e-5)
@@ -160,7 +165,7 @@ def test_losses_are_those_of_the_public_functions(written):
 def test_excess_is_above_the_same_images_upright(written):
     described, params, _ = small()
     upright = load(dataclasses.replace(described.data, pose="upright")).test.images
-    floor = float(avae.align(params, upright).loss.mean())
+    floor = float(avae.align(devices.replicate(params), taken(upright)).loss.mean())
     loss = written[1].numbers["loss"]["avae"]
     assert loss["upright"]["search"]["mean"] == pytest.approx(floor, rel=1e-5)
     plain = float(avae.objective(params, upright).total.mean())
@@ -190,7 +195,8 @@ def test_exhaustive_search_of_the_same_starts_is_the_same_search(written):
 def test_pngs_are_not_blank(written):
     workdir, _ = written
     names = sorted(path.name for path in (workdir / "figures").iterdir())
-    assert names == ["grid.png", "loss_curve.png", "orientation.png", "posterior.png", "training.png"]
+    drawn = ["averages", "grid", "loss_curve", "orientation", "posterior", "strips", "training"]
+    assert names == [f"{name}.png" for name in drawn]
     for name in names:
         pixels = matplotlib.image.imread(io.BytesIO((workdir / "figures" / name).read_bytes()))[..., :3]
         assert pixels.shape[1] == 1280
@@ -201,7 +207,7 @@ def test_page_is_self_contained(written):
     page = (written[0] / "report.html").read_text()
     assert "http:" not in page
     assert "https:" not in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 8
     assert set(re.findall(r'(?:src|href)="([a-z]+):', page)) == {"data"}
     assert "mind &lt;this&gt;" in page
     assert "not a bound" in page
@@ -244,7 +250,7 @@ def test_names_of_classes_are_any_text(written, tmp_path, capsys, names):
     page = report.write(folder, results, small()[0], remarks=["\udcff"]).read_text()
     assert capsys.readouterr().err == ""
     assert "could not be drawn" not in page
-    assert "<script>" not in page
+    assert "<script>" not in page[page.index("<body>") :]
     assert "Ba$$in &lt;run&gt;" in page
     classes = json.loads((folder / "results.json").read_text())["orientation"]["classes"].values()
     assert [entry["name"] for entry in classes][:6] == names
@@ -266,7 +272,18 @@ def test_a_figure_that_fails_is_named_and_costs_no_number(written, tmp_path, mon
     assert "The figure could not be drawn: RuntimeError: no &lt;ink&gt;" in page
     assert "grid.png could not be drawn: RuntimeError: no <ink>" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"loss_curve.png", "orientation.png", "posterior.png"}
+    assert names == {"averages.png", "loss_curve.png", "orientation.png", "posterior.png", "strips.png"}
+
+
+def test_a_map_that_fails_says_so_on_the_page(written, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no <ink>")
+
+    monkeypatch.setattr(report.latent_map, "latent_map", broken)
+    page = report.write(tmp_path, written[1], small()[0]).read_text()
+    assert "The map of the latents could not be drawn: RuntimeError: no &lt;ink&gt;" in page
+    assert "the map of the latents could not be drawn: RuntimeError: no <ink>" in capsys.readouterr().err
+    assert "circle cx" not in page
 
 
 def test_on_a_full_disk_old_files_stay_whole_and_the_numbers_are_still_seen(written, tmp_path, monkeypatch, capsys):
@@ -317,6 +334,7 @@ def test_losses_that_are_not_finite_are_counted_and_reported(written, tmp_path, 
     results = measured(jax.tree.map(lambda leaf: leaf * 1e30, params))
     page = report.write(tmp_path, results, described).read_text()
     assert "<strong>24 of the losses with search are not finite.</strong>" in page
+    assert ("There is no map of the latents" in page) != ("circle cx" in page)
     assert "could not be drawn" not in page
     assert capsys.readouterr().err.count("not be drawn") == 0
     assert json.loads((tmp_path / "results.json").read_text())["search"]["not_finite"] == 24
@@ -334,7 +352,7 @@ def test_one_class_has_no_clusters_to_compare(written, tmp_path):
 def test_the_posteriors_shown_are_those_of_the_public_function(written):
     described, params, _ = small()
     test, numbers = load(described.data).test, written[1].numbers["posterior"]
-    x = devices.take(test.images, np.arange(24))  # as the report has it: compiled once
+    x = taken(test.images)
     posterior = avae.pose_posterior(
         devices.replicate(params), x, key=jax.random.fold_in(jax.random.key(2), 0), n_samples=8
     )

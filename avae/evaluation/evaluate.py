@@ -12,7 +12,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -21,6 +20,7 @@ from avae.data.dataset import Examples, load
 from avae.data.described import AUTO, Data
 from avae.evaluation import likelihood as comparison, metrics
 from avae.evaluation.curves import loss_curves
+from avae.evaluation.examples import Pictures, Points, Strips, chosen, strips
 from avae.evaluation.losses import least_loss, plain_loss, plain_reconstruction, sampled_loss, squared_error
 from avae.evaluation.metrics import mean_and_error
 from avae.evaluation.posterior import Uncertain, least_certain
@@ -33,16 +33,6 @@ from avae.runtime.devices import replicate
 from avae.transforms import Transform
 
 
-class Pictures(NamedTuple):
-    """One test example per class with what became of it, each [N, *space, C]; `matrix` [N, d, d+1]."""
-
-    images: np.ndarray
-    canonical: np.ndarray
-    reconstruction: np.ndarray
-    matrix: np.ndarray
-    plain: np.ndarray | None
-
-
 class Results(NamedTuple):
     """What was measured.
 
@@ -52,6 +42,8 @@ class Results(NamedTuple):
       labels: class of each test image [N].
       pictures: examples for the figures.
       uncertain: those whose poses are the least certain, where posteriors were measured.
+      points: the test examples, for the map of the latents.
+      strips: what is decoded along each latent.
     """
 
     numbers: dict[str, Any]
@@ -59,6 +51,8 @@ class Results(NamedTuple):
     labels: np.ndarray
     pictures: Pictures
     uncertain: Uncertain | None
+    points: Points | None = None
+    strips: Strips | None = None
 
 
 class Inputs(NamedTuple):
@@ -152,7 +146,9 @@ def measure(params: Params, inputs: Inputs, settings: Evaluation, *, baseline: P
         "speed": speed(params, test.images),
     }
     numbers["seconds"] = time.perf_counter() - start
-    return Results(numbers, rotations, test.labels, _pictures(test, found, baseline), uncertain)
+    points = Points(test.images, np.asarray(found.canonical), np.asarray(found.latent), test.labels)
+    pictures, along = chosen(test, found, baseline), strips(params, points.latent)
+    return Results(numbers, rotations, test.labels, pictures, uncertain, points, along)
 
 
 def _score(params: Params, inputs: Inputs, draws: int, name: str) -> _Scores:
@@ -221,19 +217,6 @@ def _orientation(rotations: np.ndarray, labels: np.ndarray, names: tuple[str, ..
         "error_modulo_180": None if folded is None else metrics.summarise_errors(folded),
         "classes": classes,
     }
-
-
-def _pictures(test: Examples, found: Alignment, baseline: Params | None) -> Pictures:
-    """The first example of each class, at least eight and at most twelve examples in all."""
-    _, first = np.unique(test.labels, return_index=True)
-    others = np.setdiff1d(np.arange(len(test.labels)), first)
-    first = np.concatenate([first, others])[: np.clip(len(first), 8, 12)]
-    images = test.images[first]
-    plain = None if baseline is None else np.asarray(plain_reconstruction(baseline, jnp.asarray(images)))
-    canonical, reconstruction, matrix = (
-        np.asarray(array)[first] for array in (found.canonical, found.reconstruction, found.matrix)
-    )
-    return Pictures(images, canonical, reconstruction, matrix, plain)
 
 
 def _loss_numbers(scores: _Scores) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from avae.data import known, sources
 from avae.data.described import Data
 from avae.data.sources.lazy import Lazy
 from avae.data.sources.stacks import Stack, index
+from avae.evaluation.averages import averages
 from avae.model import Params
-from avae.poses import averages as means, export, images, page, stream, table
+from avae.poses import export, images, page, stream, table
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.training import run_folder
@@ -83,7 +84,8 @@ def align_source(
     table.write_csv(out / "poses.csv", rows, params.model.transform, space, words)
     table.write_header(out / "columns.txt", params.model.transform)
     aligned = images.opened(out / f"aligned{job.suffix}", stack.images.shape[-1])
-    groups = means.averages(stack.images, aligned, rows, words.get("label"))
+    finite, latent = np.asarray(rows["finite"]), np.asarray(rows["latent"])
+    groups = averages(stack.images, aligned, finite, latent, words.get("label"))
     np.savez(out / "averages.npz", raw=groups.raw, aligned=groups.aligned, count=groups.count, group=groups.group)
     page.write(out, stack.images, aligned, rows, groups, params, words.get("label"))
     return out / "index.html"

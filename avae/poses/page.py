@@ -6,22 +6,31 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
+from avae.evaluation.averages import Averages
 from avae.model import Params
 from avae.poses import table
-from avae.poses.averages import WORST, Averages, montage, worst
+from avae.report.pictures import contrast, picture
 from avae.runtime.files import write_whole
 
 SHOWN = 24  # groups
+WORST = 36
+GAP = 4  # pixels between pictures, clear
 TEMPLATE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Poses of {{ n }} images</title>
 <style>
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
-img { image-rendering: pixelated; max-width: 100%; background: #8883 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #8885 }
-.pair { display: flex; flex-wrap: wrap; gap: 2rem }
+body { font: 16px/1.55 system-ui, sans-serif; margin: 2rem auto; max-width: 54rem; padding: 0 1rem }
+h1 { font-size: 28px } h2 { font-size: 20px; margin-top: 2.5rem }
+img { display: block; image-rendering: pixelated; max-width: 100%; background: #8882; border-radius: 6px }
+figure { margin: 0; flex: 0 1 auto } figcaption { font-size: 14px; opacity: .7; margin-top: .3rem }
+.wide { overflow-x: auto; margin-top: 1.5rem }
+table { border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums }
+td, th { padding: .3rem 1.5rem .3rem 0; text-align: right; border-bottom: 1px solid #8885 }
+td:first-child, th:first-child { text-align: left }
+.pair { display: flex; flex-wrap: wrap; gap: 1.5rem }
 </style>
 <h1>Poses of {{ "{:,}".format(n) }} images</h1>
 <p>{{ "{:,}".format(bad) }} could not be aligned. J falls by {{ "%.1f"|format(gain) }} nats in the median when an image
@@ -33,8 +42,8 @@ Tables: <a href="poses.csv">poses.csv</a> (<a href="columns.txt">columns</a>), p
 <figure><img alt="averages of the images as they are" src="{{ raw }}"><figcaption>as they are</figcaption></figure>
 <figure><img alt="averages of the aligned images" src="{{ aligned }}"><figcaption>aligned</figcaption></figure>
 </div>
-<table><tr><th>group</th><th>images</th><th>J, median</th><th>std of the pose, median</th></tr>
-{% for row in groups %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+<div class="wide"><table><tr><th>group</th><th>images</th><th>J, median</th><th>std of the pose, median</th></tr>
+{% for row in groups %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <h2>Images to doubt</h2>
 <p>The images that the model explains worst, the worst first; rows {{ rows }}.</p>
 <img alt="the images that are explained worst" src="{{ doubted }}">
@@ -89,3 +98,31 @@ def write(
 
 def _inline(path: pathlib.Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def worst(rows: np.ndarray, n: int = WORST) -> np.ndarray:
+    """The images [<= n] that are explained worst, the worst first: those that could not be aligned, then by loss."""
+    loss = np.where(rows["finite"], rows["loss"], np.inf)
+    return np.argsort(-loss, kind="stable")[:n]
+
+
+def montage(images: np.ndarray, columns: int, path: pathlib.Path) -> None:
+    """Images [N, *space, C] side by side as a PNG, each with its own contrast; volumes are rendered."""
+    tiles = [_tile(image) for image in images]
+    zoom = max(1, 96 // max(tiles[0].shape))
+    tiles = [tile.repeat(zoom, axis=0).repeat(zoom, axis=1) for tile in tiles]
+    height, width = tiles[0].shape[:2]
+    lines = -(-len(tiles) // columns)
+    sheet = np.zeros((lines * (height + GAP) + GAP, columns * (width + GAP) + GAP, 4), np.uint8)
+    for k, tile in enumerate(tiles):
+        y, x = GAP + k // columns * (height + GAP), GAP + k % columns * (width + GAP)
+        sheet[y : y + height, x : x + width, :3] = tile
+        sheet[y : y + height, x : x + width, 3] = 255
+    Image.fromarray(sheet).save(path)
+
+
+def _tile(image: np.ndarray) -> np.ndarray:
+    image = np.nan_to_num(np.asarray(image, np.float32))
+    shown = picture(image, *contrast(image[None]))
+    shown = shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=-1)
+    return (255 * np.clip(shown, 0, 1)).round().astype(np.uint8)

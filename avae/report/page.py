@@ -8,6 +8,7 @@ workdir/report.html       both, for people; needs no other file and no network
 import base64
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -17,16 +18,19 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
+from avae.evaluation.averages import averages
 from avae.evaluation.evaluate import Results
+from avae.evaluation.examples import Points
 from avae.experiment import Experiment
 from avae.inference.health import Health, warnings
-from avae.report import figures, pictures, pose_figures
+from avae.report import figures, latent_map, pictures, pose_figures
 from avae.report.tables import NAMES, UNLABELLED, caption, labelled, tables, tiles
 from avae.runtime.files import write_whole
 from avae.runtime.nested import flatten
@@ -34,6 +38,8 @@ from avae.runtime.progress import say
 from avae.settings import plan
 from avae.training.watch import read_metrics
 from avae.transforms import Mirrored
+
+Drawn = TypeVar("Drawn")
 
 
 def write(
@@ -67,6 +73,7 @@ def write(
     text = json.dumps(numbers | extra, indent=2, allow_nan=False) + "\n"
     write_whole(workdir / "results.json", text.encode())
     pngs, failed = _draw(_figures(results, numbers, workdir, baseline_dir), workdir / "figures")
+    chart = _drawn("the map of the latents", "map", lambda: _map(results, numbers), failed)
     path, model = workdir / "report.html", experiment.model
     inner = [model.transform.family] if isinstance(model.transform, Mirrored) else []
     page = _template().render(
@@ -81,6 +88,7 @@ def write(
         circle=pose_figures.is_circle(model.transform),
         pngs={name: base64.b64encode(png).decode() for name, png in pngs.items()},
         failed=failed,
+        map=chart,
         remarks=extra["remarks"],
         warnings=[f"{text[0].upper()}{text[1:]}" for text in _unhealthy(numbers, model)],
         environment=extra["environment"],
@@ -88,6 +96,12 @@ def write(
     )
     write_whole(path, page.encode("utf-8", "replace"))
     return path
+
+
+def _map(results: Results, numbers: Mapping[str, Any]) -> latent_map.LatentMap | None:
+    """The map of the latents, where there are any."""
+    names = {int(label): entry["name"] for label, entry in numbers["orientation"]["classes"].items()}
+    return None if results.points is None else latent_map.latent_map(*results.points, names)
 
 
 def _unhealthy(numbers: dict[str, Any], model: Any) -> list[str]:
@@ -131,6 +145,10 @@ def _figures(
     }
     if results.pictures.images.ndim == 5:
         drawings["slices"] = lambda: pictures.slices(*results.pictures)
+    if results.points is not None and np.isfinite(results.points.latent).all(axis=1).any():
+        drawings["averages"] = functools.partial(_averages, results.points, names if labelled(numbers) else {})
+    if results.strips:
+        drawings["strips"] = functools.partial(pictures.strips, *results.strips)
     if uncertain := results.uncertain:
         drawings["posterior"] = lambda: pose_figures.posterior_figure(uncertain.images, uncertain.posterior)
     folders = {"avae": workdir} | ({} if baseline_dir is None else {"plain_vae": baseline_dir})
@@ -139,22 +157,43 @@ def _figures(
     return drawings | ({"training": lambda: figures.training_curve(runs)} if runs else {})
 
 
+def _averages(points: Points, names: Mapping[int, str]) -> Figure:
+    """The means of the ten largest classes, or of the clusters of the latents where there are no classes."""
+    finite = np.asarray(np.isfinite(points.latent).all(axis=1))
+    groups = averages(points.images, points.canonical, finite, points.latent, points.labels.tolist() if names else None)
+    largest = np.sort(np.argsort(-groups.count, kind="stable")[:10])
+    titles = [caption(str(names.get(groups.names[k], groups.names[k])), 10) for k in largest]
+    return pictures.averages(groups.raw[largest], groups.aligned[largest], titles)
+
+
 def _draw(
     drawings: Mapping[str, Callable[[], Figure]], folder: pathlib.Path
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Draws the figures into `folder`: those that were drawn, as PNG files, and what became of the others."""
-    pngs, failed = {}, {}
+    pngs: dict[str, bytes] = {}
+    failed: dict[str, str] = {}
+
+    def png(draw: Callable[[], Figure], path: pathlib.Path) -> bytes:
+        folder.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # an older one is not of these numbers
+        write_whole(path, drawn := figures.png(draw()))
+        return drawn
+
     for name, draw in drawings.items():
         path = folder / f"{name}.png"
-        try:
-            folder.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)  # an older one is not of these numbers
-            pngs[name] = figures.png(draw())
-            write_whole(path, pngs[name])
-        except Exception as error:  # whatever it is, the numbers are not to be lost for a picture
-            failed[name] = f"{type(error).__name__}: {error}"
-            say(f"{path} could not be drawn: {failed[name]}", sys.stderr)
+        if drawn := _drawn(str(path), name, functools.partial(png, draw, path), failed):
+            pngs[name] = drawn
     return pngs, failed
+
+
+def _drawn(what: str, name: str, draw: Callable[[], Drawn], failed: dict[str, str]) -> Drawn | None:
+    """What `draw` makes; where it raises, None, and the reason is on standard error and in `failed`."""
+    try:
+        return draw()
+    except Exception as error:  # whatever it is, the numbers are not to be lost for a picture
+        failed[name] = f"{type(error).__name__}: {error}"
+        say(f"{what} could not be drawn: {failed[name]}", sys.stderr)
+        return None
 
 
 def _template() -> jinja2.Template:

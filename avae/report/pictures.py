@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from avae.report.figures import COLOURS, DPI, INK, MUTED, WIDTH
+from avae.report.figures import COLOURS, DPI, INK, LITERAL, MUTED, WIDTH
 
 MARGIN, GAP = 1.3, 0.06  # inches for the labels; gaps as a fraction of a picture
 TURN, TILT = np.radians(30), np.radians(25)
@@ -55,10 +55,31 @@ def slices(
         name: [picture(plane, *span) for volume in stack[:4] for plane in central_slices(volume)]
         for name, stack in rows.items()
     }
-    figure, axes = _gallery(pictures, group=3)
-    for ax, name in zip(axes[0], ["x-y", "x-z", "z-y"] * 4, strict=False):
-        ax.set_title(name, fontsize=8, color=MUTED, pad=3)
-    return figure
+    return _gallery(pictures, group=3, titles=["x-y", "x-z", "z-y"] * 4)[0]
+
+
+@LITERAL
+def strips(names: Sequence[str], steps: np.ndarray, pictures: np.ndarray) -> Figure:
+    """One row per direction in the space of the latents, with what is decoded along it.
+
+    Args:
+      names: of the directions [K].
+      steps: standard deviations from the mean [S]; volumes, which are rendered, are shown at every other step.
+      pictures: [K, S, *frame, C].
+    """
+    some = slice(None, None, 2 if pictures.ndim == 6 else 1)
+    span = contrast(np.nan_to_num(pictures.reshape(-1, *pictures.shape[2:])))
+    rows = {name: [picture(example, *span) for example in row[some]] for name, row in zip(names, pictures, strict=True)}
+    return _gallery(rows, titles=["mean" if step == 0 else f"{step:+g}" for step in steps[some]])[0]
+
+
+@LITERAL
+def averages(raw: np.ndarray, aligned: np.ndarray, titles: Sequence[str]) -> Figure:
+    """One column per group: the mean of its images as they are [K, *space, C], and aligned [K, *frame, C]."""
+    low, high = zip(contrast(np.nan_to_num(raw)), contrast(np.nan_to_num(aligned)), strict=True)
+    span = np.minimum(*low), np.maximum(*high)
+    rows = {"as they are": raw, "aligned": aligned}
+    return _gallery({name: [picture(mean, *span) for mean in means] for name, means in rows.items()}, titles=titles)[0]
 
 
 def contrast(images: np.ndarray) -> tuple[Any, Any]:
@@ -135,13 +156,18 @@ def _rows(
     return rows if plain is None else rows | {"plain VAE": plain}
 
 
-def _gallery(rows: Mapping[str, Sequence[np.ndarray]], group: int = 0) -> tuple[Figure, np.ndarray]:
-    """Named rows of pictures in equal boxes, a wider gap after every `group`; the figure and its axes [rows, n]."""
+def _gallery(
+    rows: Mapping[str, Sequence[np.ndarray]], group: int = 0, titles: Sequence[str] = ()
+) -> tuple[Figure, np.ndarray]:
+    """Named rows of pictures in equal boxes, a wider gap after every `group`; the figure and its axes [rows, n].
+
+    `titles` stand above the pictures of the first row.
+    """
     first = next(iter(rows.values()))
     n, aspect = len(first), max(picture.shape[0] / picture.shape[1] for picture in first)
     gaps = np.array([4 * GAP if group and i % group == 0 else GAP for i in range(1, n)])
     cell = (WIDTH - MARGIN) / max(n + gaps.sum(), 4)  # one or two pictures do not fill the page
-    top = 0.22 if group else 0.0
+    top = 0.22 if titles else 0.0
     height = cell * (aspect * len(rows) + GAP * (len(rows) - 1)) + top
     figure = Figure((WIDTH, height), dpi=DPI, facecolor="white")
     left = MARGIN + cell * (np.arange(n) + np.append(0, gaps.cumsum()))
@@ -157,6 +183,8 @@ def _gallery(rows: Mapping[str, Sequence[np.ndarray]], group: int = 0) -> tuple[
         label = f"{name}\nreconstruction" if name in COLOURS else name
         style = {"fontsize": 10, "color": COLOURS.get(name, INK), "linespacing": 1.3}
         axes[i, 0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, **style)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title, fontsize=8, color=MUTED, pad=3)
     return figure, axes
 
 
