@@ -125,6 +125,12 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_script_that_a_page_names_is_there(page):
+    for name in re.findall(r"\b(?:avae|benchmarks|configs|notebooks|tests|tools)/[\w/]+\.py\b", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
 def test_a_heading_becomes_an_anchor(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Why poses drift, and what `holds` them\n```\n# no heading\n```\n")
