@@ -13,9 +13,9 @@ import pytest
 from test_train import ROOT, TINY
 
 import avae
-from avae.data import dataset as data
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("sh", "python")}
 
 
@@ -71,13 +71,14 @@ def test_eval_writes_the_same_numbers_again(trained, python):
 
 
 @pytest.mark.process
-def test_the_three_lines_run(trained, capsys):
+def test_the_python_of_the_readme_runs(trained, capsys, tmp_path, monkeypatch):
     workdir, _ = trained
-    (example,) = BLOCKS["python"]
+    monkeypatch.chdir(tmp_path)
+    example = "".join(BLOCKS["python"])
     assert "runs/rot_mnist" in example
-    x = data.load(data.Data(n_train=1, n_test=3)).test.images
-    exec(example.replace("runs/rot_mnist", str(workdir)), {"x": x})
-    assert capsys.readouterr().out.count("[") >= 3  # three arrays
+    exec(example.replace("runs/rot_mnist", str(workdir)), {"__name__": "example"})
+    assert capsys.readouterr().out.count("[") >= 5  # five arrays
+    assert (tmp_path / "aligned.png").stat().st_size > 10_000
 
 
 def test_a_family_of_ones_own_runs_as_the_page_shows_it():
@@ -89,10 +90,12 @@ def test_a_family_of_ones_own_runs_as_the_page_shows_it():
     assert (names["found"].loss <= names["found"].info.identity_loss).all()
 
 
-def test_the_test_command_is_the_one_that_ci_runs():
-    install, test = BLOCKS["sh"][1].strip().split(" && ")
+def test_the_test_commands_are_those_that_ci_runs():
+    install, test = BLOCKS["sh"][-1].strip().split(" && ")
     assert install == 'python -m pip install -c constraints.txt -e ".[test]"'
-    assert test in (ROOT / ".ci" / "run").read_text().splitlines()
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert test in ci
+    assert re.search(r'`(python -m pytest -m "process.*?")`', README).group(1) in ci
 
 
 def test_every_file_that_the_readme_names_is_there():
@@ -102,6 +105,36 @@ def test_every_file_that_the_readme_names_is_there():
     assert len(paths) > 10
     for name in links + paths:
         assert (ROOT / name).exists(), name
+
+
+def anchors(page):
+    """The names that a Markdown page gives its headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_script_that_a_page_names_is_there(page):
+    for name in re.findall(r"\b(?:avae|benchmarks|configs|notebooks|tests|tools)/[\w/]+\.py\b", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_a_heading_becomes_an_anchor(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Why poses drift, and what `holds` them\n```\n# no heading\n```\n")
+    assert anchors(page) == {"why-poses-drift-and-what-holds-them"}
 
 
 @pytest.mark.process
