@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from avae import choose
 from avae.config import experiment
 from avae.model import Params
-from avae.runtime.files import expanded
+from avae.runtime.files import expanded, whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import quiet, say
 from avae.training import loop, run_folder
@@ -140,6 +140,5 @@ def _keep(path: pathlib.Path, images: np.ndarray) -> None:
             return
         raise Mistake(f"workdir: {path.parent} holds a run on other images; choose another one, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    np.save(draft, images)
-    draft.replace(path)
+    with whole(path) as draft:
+        np.save(draft, images)

@@ -9,7 +9,6 @@ Batches have fixed places, so that a job that was stopped ten times writes what 
 
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -25,7 +24,7 @@ from avae.poses import table
 from avae.poses.images import Units, writer
 from avae.runtime import devices
 from avae.runtime.batches import at_once
-from avae.runtime.files import write_whole
+from avae.runtime.files import whole, write_whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 from avae.training import run_folder
@@ -124,9 +123,8 @@ def _rows(job: Job) -> np.memmap:
         rows = np.load(path, mmap_mode="r+")
         if rows.dtype == dtype and len(rows) == job.n:
             return rows
-    draft = path.with_name(".rows.tmp.npy")
-    np.lib.format.open_memmap(draft, "w+", dtype, (job.n,)).flush()
-    os.replace(draft, path)
+    with whole(path) as draft:
+        np.lib.format.open_memmap(draft, "w+", dtype, (job.n,)).flush()
     return np.load(path, mmap_mode="r+")
 
 

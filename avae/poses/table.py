@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation as SpatialRotation
 
-from avae.runtime.files import write_whole
+from avae.runtime.files import whole, write_whole
 from avae.transforms import Transform
 
 AXES = "xyz"
@@ -81,8 +81,7 @@ def write_csv(
 
     What is no UTF-8 in a file's name is written as the bytes that it has.
     """
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with whole(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         for start in range(0, len(rows), ROWS):
             part = columns(np.asarray(rows[start : start + ROWS]), family, space)
@@ -91,7 +90,6 @@ def write_csv(
             for k, values in enumerate(zip(*map(_texts, part.values()), strict=True)):
                 row = start + k
                 writer.writerow([row, *(column[row] for column in words.values()), *values])
-    draft.replace(path)
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -104,9 +102,8 @@ def write_npz(path: pathlib.Path, rows: np.ndarray, words: Mapping[str, Sequence
     """The table as arrays [N, ...], beside what is needed to understand them."""
     arrays = {name: np.asarray(rows[name]) for name in rows.dtype.names or () if name != "done"}
     arrays |= {{"file": "files"}.get(name, name): np.array(column) for name, column in words.items()}
-    draft = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez(draft, **arrays, **{name: np.asarray(value) for name, value in facts.items()})  # pyright: ignore
-    draft.replace(path)
+    with whole(path) as draft:
+        np.savez(draft, **arrays, **{name: np.asarray(value) for name, value in facts.items()})  # pyright: ignore
 
 
 def write_header(path: pathlib.Path, family: Transform) -> None:

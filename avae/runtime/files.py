@@ -3,24 +3,34 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes `content` to `path` atomically: to a temporary file beside it, which then takes its place.
-
-    Text is written as UTF-8; what UTF-8 does not have (a lone surrogate of an undecodable file name) becomes "?".
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`, of the same suffix: what is written there takes its place when the block ends.
 
     Raises:
-      OSError: if it could not be written (a full disk); what was at `path` before is untouched.
+      OSError: if it could not be written (a full disk). After this or any other error, what was at `path` before is
+        untouched, and the temporary file is gone.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        draft.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
+        yield draft
         draft.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes `content` to `path` atomically: see `whole`.
+
+    Text is written as UTF-8; what UTF-8 does not have (a lone surrogate of an undecodable file name) becomes "?".
+    """
+    with whole(path) as draft:
+        draft.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
