@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         command.parse(values, argv)
         if config.value is None:
             raise Mistake("--config is missing; try --config=configs/rot_mnist.py")
-        file = pathlib.Path(config_flags.get_config_filename(values["config"]))
+        file = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0])
         if not file.is_file():
             raise Mistake(f"--config: expected a file such as configs/rot_mnist.py; nothing is at {file}")
         join()

@@ -85,7 +85,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
         if {"--help", "-h"} & set(argv):
             print(values.get_help())
             sys.exit(0)
-        raise Mistake(str(error)) from None
+        _, _, of_config = str(error).rpartition("mistake.Mistake: ")  # flags tell what a config raised as a traceback
+        raise Mistake(of_config.strip()) from None
     except (AttributeError, KeyError) as error:  # an override of a setting that is not there
         names = re.search(r'mean "(.*?)" instead of "(.*?)"', str(error))
         hint = f"{names[2]}; did you mean {names[1]}?" if names else str(error)

@@ -247,6 +247,12 @@ def test_an_ascii_output_takes_what_it_can():
 # --- a notebook -----------------------------------------------------------------------------------------------------
 
 
+def test_a_config_of_ones_own_data_says_what_it_needs(capfd):
+    code, sentence = ended(lambda: train_command.main(["train.py", f"--config={ROOT / 'configs' / 'own.py'}"]), capfd)
+    assert code == 1
+    assert sentence.startswith("error: --config: expected the data behind a colon")
+
+
 def test_a_command_runs_twice_in_one_process_and_forgets_the_flags_of_the_first_time(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(train_command, "run", lambda config, workdir: seen.append((config.train.epochs, workdir)))

@@ -11,6 +11,7 @@ import avae
 from avae import run
 from avae.config import experiment
 
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SHORT = {
     "data.n_train": 8,
     "data.n_test": 4,
@@ -30,20 +31,29 @@ SHORT = {
 }
 
 
-def config_of(name, **changes):
+def config_of(name, *of, **changes):
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = module.get_config(*of)
     for key, value in changes.items():
         config.update_from_flattened_dict({key: value})
     return config
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "own"], ids=lambda path: path.stem)
 def test_every_config_is_an_experiment(path):
     described = experiment(config_of(path.stem))
     assert described.model.transform.dim == described.data.transform.dim
+
+
+def test_own_images_have_the_settings_that_the_command_chooses(tmp_path):
+    np.save(tmp_path / "stack.npy", np.random.default_rng(0).normal(5, 2, (20, 12, 12)).astype(np.float32))
+    described = experiment(config_of("own", str(tmp_path / "stack.npy")))
+    assert (described.data.pose, described.model.image_shape) == ("as_is", (12, 12, 1))
+    assert described.data.n_train == 18
+    with pytest.raises(avae.Mistake, match="expected the data behind a colon"):
+        config_of("own")
 
 
 @pytest.mark.parametrize(
