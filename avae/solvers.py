@@ -108,26 +108,23 @@ class GaussNewton:
     def refine(self, loss: CompositeLoss, x: Any, alpha: Array, transform: Transform, n_steps: int) -> Refined:
         """Takes a step only if the loss falls; else the damping grows, and the next step is shorter.
 
-        Every step costs one linearisation, at the proposed pose; that of the accepted pose is kept. The first of
-        `n_steps` + 1 linearises at the start itself: so there is one linearisation to compile, not two.
+        Every step costs one linearisation, at the proposed pose; that of the accepted pose is kept.
         """
 
-        def step(i: int, state: tuple[Array, Local, Array, Array]) -> tuple[Array, Local, Array, Array]:
+        def step(_: int, state: tuple[Array, Local, Array, Array]) -> tuple[Array, Local, Array, Array]:
             alpha, local, damping, accepted = state
             scale = jnp.diag(local.hessian) * damping + 1e-6
             move = -jnp.linalg.solve(local.hessian + jnp.diag(scale), local.gradient)
-            proposal = _where(i == 0, alpha, transform.project(transform.retract(alpha, move)))
+            proposal = transform.project(transform.retract(alpha, move))
             trial = linearise(loss, x, proposal, transform)
             better = trial.value < local.value  # false for NaN
-            alpha, local = _where(better, (proposal, trial), (alpha, local))
+            alpha, local = jax.tree.map(lambda new, old: jnp.where(better, new, old), (proposal, trial), (alpha, local))
             return alpha, local, jnp.where(better, damping * 0.2, damping * 5), accepted + better.astype(jnp.int32)
 
-        empty = jax.eval_shape(lambda alpha: linearise(loss, x, alpha, transform), alpha)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
-        local, damping = nothing._replace(value=nothing.value + jnp.inf), nothing.value + self.damping / 0.2
-        state = (alpha, local, damping, -jnp.ones((), jnp.int32))
-        alpha, local, _, accepted = lax.fori_loop(0, n_steps + 1, step, _like(jax.tree.leaves(alpha)[0][0], state))
-        return Refined(alpha, local.value, jnp.maximum(accepted, 0), local.hessian, local.prediction)
+        local = linearise(loss, x, alpha, transform)
+        state = (alpha, local, jnp.full_like(local.value, self.damping), jnp.zeros((), jnp.int32))
+        alpha, local, _, accepted = lax.fori_loop(0, n_steps, step, _like(local.value, state))
+        return Refined(alpha, local.value, accepted, local.hessian, local.prediction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +223,6 @@ def _push(f: Callable[[Array], Any], alpha: Any, dof: int) -> tuple[Any, Any]:
     dtype = jax.tree.leaves(alpha)[0].dtype
     zero = jnp.zeros(dof, dtype)
     return jax.vmap(lambda direction: jax.jvp(f, (zero,), (direction,)), out_axes=(None, 0))(jnp.eye(dof, dtype=dtype))
-
-
-def _where(condition: ArrayLike, these: Any, those: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
 
 
 def _like(varying: Array, state: Any) -> Any:
