@@ -1,7 +1,7 @@
 """Settings of the pose search: every default in one table, and which of them holds for a call."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from avae.networks.likelihoods import Gaussian
@@ -87,17 +87,17 @@ TWINS: dict[type[Transform], Search] = {
     Rotation: Search(48, twin=2, top_k=3, n_local=(4,), n_refined=2, n_steps=3, solver=GaussNewton(0.1)),  # J + 0.001
 }
 
-# The same for Gaussian pixels where J slides: the pose settles, and poses around the starts find nothing more.
-NOISY: dict[type[Transform], Search] = {
-    Rigid: Search(n_starts=64, top_k=4, n_local=(), n_refined=1, n_steps=3),  # same errors of angles, J + 0.2
-}
+# The same for Gaussian pixels where J slides: the pose settles, poses around the starts find nothing more (J + 0.2).
+NOISY: dict[type[Transform], Search] = {Rigid: Search(64, top_k=4, n_local=(), n_refined=1, n_steps=3)}
 
 ALONE = Search(n_starts=1, top_k=1, n_local=(), n_refined=1, n_steps=0)  # a finite family tries all its elements anyway
 SETTLE = 20  # poses per direction: with 64 for three the error of angles of noisy particles falls by 40 %
 N_BESIDE = 4  # strata beside a remembered pose
 
 
-def of_family(family: Transform, reducible: Any = lambda factor: False, noisy: bool = False) -> Search:
+def of_family(
+    family: Transform, reducible: Callable[[int], bool] = lambda factor: False, noisy: bool = False
+) -> Search:
     """The settings of a family: its own attribute `search`, if its author gave it one, else those of the table.
 
     With mirror images twice the starts, the starts kept and the poses refined: those of the wrong hand may be ahead.

@@ -72,8 +72,7 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
             return trained(state, experiment)
         images, rows, experiment = _training_images(experiment)
         if train.poses and first == 0:
-            known = devices.replicate(jnp.asarray(_known(experiment, rows)))
-            state = state.replace(poses=known)
+            state = state.replace(poses=devices.replicate(jnp.asarray(_known(experiment, rows))))
         state = state.replace(params=state.params.replace(model=experiment.model))
         with contextlib.closing(data.batches(images, order, first, total)) as batches:
             batches = itertools.chain([next(batches)], batches)

@@ -245,6 +245,6 @@ def _mask_file(config: Mapping[str, Any]) -> pathlib.Path | None:
     return None if name in (None, "disc") else pathlib.Path(os.path.abspath(expanded(name)))
 
 
-def _absolute_name(name: str, known: Container[str] = sources.EMBEDDED) -> str:
-    local = name not in known and not name.startswith(sources.tfds.PREFIX)
+def _absolute_name(name: str, no_paths: Container[str] = sources.EMBEDDED) -> str:
+    local = name not in no_paths and not name.startswith(sources.tfds.PREFIX)
     return os.path.abspath(expanded(name)) if local else name
