@@ -575,7 +575,8 @@ def test_is_hashable_and_static(family):
     assert compiled._cache_size() == 1
     assert [family == FAMILIES[name]() for name in FAMILIES].count(True) == 1
     for field in dataclasses.fields(family):
-        assert dataclasses.replace(family, **{field.name: 1.25}) != family
+        other = (1.0, 1.0, 1.25) if field.name == "spacing" else 1.25
+        assert dataclasses.replace(family, **{field.name: other}) != family
 
 
 BAD = {
@@ -588,7 +589,7 @@ BAD = {
 
 @each(*(name for name in FAMILIES if name not in (*FINITE, "rotation3d")))
 def test_bad_ranges(family):
-    names = [field.name for field in dataclasses.fields(family)]
+    names = [field.name for field in dataclasses.fields(family) if field.name != "spacing"]  # see test_thick_slices.py
     assert names[0] in ("max_shift", "max_angle")
     for name in names:
         message, values = BAD[name]
