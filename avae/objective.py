@@ -148,6 +148,7 @@ def terms(
     return score(params, x, predict(params, x, model.transform, alpha, key, seen))
 
 
+@functools.partial(jax.jit, static_argnames="transform")  # traced once for all the stages of a search
 def predict(
     params: Params, x: Array, transform: Transform, alpha: Array, key: Array | None = None, seen: Array | None = None
 ) -> Prediction:
@@ -159,6 +160,7 @@ def predict(
     return Prediction(model.from_canonical(decoded, transform, alpha, x.shape[:-1]), *posterior)
 
 
+@functools.partial(jax.jit, static_argnames="block")
 def score(params: Params, x: Array, prediction: Prediction, block: int = 1) -> Terms:
     """The terms of J from what was predicted, for one example; a pixel of a reduced image counts for a `block`."""
     log_prob = params.model.log_prob(params.weights, x, prediction.mean) * block

@@ -13,7 +13,10 @@ from avae.evaluation import evaluate
 from avae.inference.health import Health, health
 from avae.training import watch
 
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles several times faster
+QUICK = (  # compiles several times faster: little is optimised, in one piece, and not by way of MLIR
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 # Shapes that only happen to broadcast are errors. The strict dtype promotion of jax cannot be switched on for all
 # tests, for optax's adam fails under it; tests that do not touch optax switch it on for themselves.

@@ -35,7 +35,7 @@ def scanned(x):
         (chain, (100,), 3),  # x, and two of the chain at a time
         (fork, (100,), 4),  # x, both, and their product
         (lambda x: chain(x) + fork(x), (100,), 5),  # x, the chain's end, both of the fork, and their product
-        (jax.jit(chain), (100,), 4),  # the result inside, and the one outside
+        (jax.jit(chain), (100,), 3),  # as if it were not compiled by itself
         (scanned, (10, 100), 10 + 1 + 1 + 10 + 2),  # x, x[0] as sliced and squeezed, what is stacked, two in the body
         (lambda x: jnp.zeros(1000) + 1, (100,), 21),  # what does not depend on x counts as well
         (lambda x: 2.0 * x, (0,), 0),

@@ -89,6 +89,7 @@ def in_parts(function: Callable[..., Any], arrays: Any, layout: Layout = WHOLE, 
     sharding = jax.typeof(jax.tree.leaves(arrays)[0]).sharding
     if is_explicit(sharding):
         return hiding_axes(lambda arrays: in_parts(function, arrays, layout, memory), sharding)(arrays)
+    function = jax.jit(function)  # traced once: for its size, and for its results
     shards = layout.shards
     n = jax.tree.leaves(arrays)[0].shape[0]
     rows = n // shards
@@ -207,7 +208,8 @@ def _peak(jaxpr: Jaxpr) -> int:
         out = [var for var in equation.outvars if var in last]
         live += _size(out)
         made.update(out)
-        peak = max(peak, live + inner)
+        called = equation.primitive.name == "jit"  # what it returns is among what its body makes
+        peak = max(peak, live + (max(0, inner - _size(out)) if called else inner))
         dead = {var for var in _variables([*equation.invars, *out]) if last.get(var) == i and var in made}
         live -= _size(dead)
     return peak

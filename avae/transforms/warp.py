@@ -79,6 +79,7 @@ def warp(x: ArrayLike, matrix: ArrayLike, background: float | Sequence[float] = 
     return jax.vmap(each, in_axes=(0, 0 if matrix.ndim == 3 else None))(x, matrix)
 
 
+@functools.partial(jax.jit, static_argnames=("out", "outside", "on_grid"))  # traced once
 def warp_one(
     x: Array,
     matrix: Array,
