@@ -33,13 +33,13 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
-autodoc_class_signature = "mixed"
+autodoc_typehints = "none"  # the docstrings give shapes
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
+smartquotes = False
 
 
 def setup(app) -> None:
