@@ -9,6 +9,7 @@ sys.path.insert(0, str(HERE))
 # Tutorials run while the site is built. What they compile runs once, so it is compiled quickly.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `avae` is
 
 import generated  # noqa: E402
 
