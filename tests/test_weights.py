@@ -1,6 +1,5 @@
 """Weights that the package has: loaded by name, rounded to float16, and what is said where they are missing."""
 
-import dataclasses
 import shutil
 
 import jax
@@ -70,6 +69,10 @@ def test_damaged_weights_are_a_mistake(tmp_path, digits):
     np.savez(path, a=np.array([{}], dtype=object))
     with pytest.raises(Mistake, match="expected the weights of a model"):
         avae.load(tmp_path / "x")
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(Mistake, match="expected the weights of a model"):
+        avae.load(tmp_path / "x")
 
 
 def test_what_is_written_is_read_again(tmp_path, digits):
@@ -78,7 +81,7 @@ def test_what_is_written_is_read_again(tmp_path, digits):
     again = avae.load(tmp_path)
     assert again.model == digits.model
     jax.tree.map(np.testing.assert_array_equal, again.weights, digits.weights)
-    huge = dataclasses.replace(digits, weights=jax.tree.map(lambda leaf: leaf * 1e9, digits.weights))
+    huge = digits.replace(weights=jax.tree.map(lambda leaf: leaf * 1e9, digits.weights))
     with pytest.raises(Mistake, match="float16 can hold"):
         packed.write(tmp_path, huge, {}, {})
 

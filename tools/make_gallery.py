@@ -109,7 +109,7 @@ def training() -> None:
 
 
 def _training_frame(text, images):
-    figure, ax = plt.subplots(figsize=(8, 2.9), dpi=90, facecolor=GROUND, layout="constrained")
+    figure, ax = plt.subplots(figsize=(8, 1.75), dpi=90, facecolor=GROUND, layout="constrained")
     figure.suptitle(text, color=INK, x=0.02, ha="left", fontsize=12)
     rows = np.pad(images[..., 0], ((0, 0), (1, 1), (1, 1)))
     grid = rows.reshape(6, 4, 30, 30).transpose(1, 0, 2, 3)  # a row of each digit's writers

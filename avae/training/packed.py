@@ -57,7 +57,8 @@ def hint(run: str | os.PathLike[str]) -> str:
 def write(folder: pathlib.Path, params: Params, config: dict[str, Any], data: dict[str, Any]) -> None:
     """Writes a model into `folder`: what `config.json` and `data.json` of its run hold, and its weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(params.weights).items()}
+    with np.errstate(over="ignore"):
+        arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(params.weights).items()}
     if not all(np.isfinite(leaf).all() for leaf in arrays.values()):
         raise Mistake("weights: expected finite values that float16 can hold")
     np.savez_compressed(folder / FILE, **arrays)  # type: ignore[reportArgumentType]
@@ -74,9 +75,9 @@ def read(folder: pathlib.Path, model: Model) -> Params:
     wanted = jax.eval_shape(lambda key: init(key, model), jax.random.key(0))
     names, path = _named(wanted.weights), folder / FILE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # TypeError: a single array
         raise Mistake(f"{path}: expected the weights of a model ({error})") from None
     shapes = {name: leaf.shape for name, leaf in found.items()}
     if shapes != {name: leaf.shape for name, leaf in names.items()}:
