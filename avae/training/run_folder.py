@@ -1,9 +1,9 @@
 """The folder of a run: who may write into it, what it is a run of, and on which data.
 
-workdir/config.json   what the run is; a folder belongs to one config
-workdir/data.json     a fingerprint of the data that it was trained on, and their background
-workdir/mask.npy      a copy of the mask, where the config names a file
-workdir/lock          held by the job that trains in the folder; says which
+workdir/config.json   the settings of the run. A folder belongs to one config.
+workdir/data.json     a fingerprint of the training data, and their background.
+workdir/mask.npy      a copy of the mask, where the config names a file.
+workdir/lock          held by the job that trains in the folder, which it names.
 """
 
 import contextlib
