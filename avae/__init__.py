@@ -3,6 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from avae.runtime import required
+
+required.check()  # before anything that an older Python or JAX does not have
+
+# ruff: noqa: E402
 from avae.align import align as align, search as search
 from avae.generate import decode as decode, encode as encode, init as init, sample as sample
 from avae.inference.bounds import log_likelihood as log_likelihood
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from avae.gallery import examples as examples, figure as figure
     from avae.training.checkpoint import load as load
     from avae.training.distill import distill as distill
+    from avae.training.packed import SHIPPED as SHIPPED
 
 # What trains, reads and draws is imported when it is first asked for: aligning needs none of its libraries.
 _LATER = {
@@ -47,6 +53,7 @@ _LATER = {
     "figure": "avae.gallery",
     "load": "avae.training.checkpoint",
     "distill": "avae.training.distill",
+    "SHIPPED": "avae.training.packed",
 }
 
 

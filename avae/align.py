@@ -47,8 +47,8 @@ def search_one(
 ) -> Found:
     """The best pose of one example x, by J = loss(x, alpha).
 
-    The `starts` [n, size], the identity first, divide the family into `n_cells` cells; None: one per start. `twin` is
-    a cheaper loss that scores them, with the example as it takes it; None for the loss itself.
+    The `starts` [n, size], the identity first, divide the family into `n_cells` cells, by default one per start. `twin`
+    is a cheaper loss that scores them, and the example in the form it takes; None scores them by the loss itself.
     """
     scores = survey(*(twin or (loss, x)), starts)  # 1. J at every start, slid where it suits; a cheaper twin will do
     kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few

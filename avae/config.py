@@ -1,7 +1,7 @@
 """From a config (nested mapping: `ml_collections`, or JSON read back) to frozen dataclasses, and no further.
 
-`default()` is the mapping with every default; a file in configs/ changes some of it; `experiment(config)` turns it
-into an `Experiment`, and says in a sentence what is wrong with it.
+`default()` is the mapping with every default. A file in configs/ changes some of them. `experiment(config)` turns the
+mapping into an `Experiment`, or raises a `Mistake` that says what is wrong with it.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What travels together: the weights, and the static description of everything that gives them meaning."""
+"""`Model`, the static description of an AVAE, and `Params`, its weights with the model they belong to."""
 
 import dataclasses
 import inspect
@@ -194,8 +194,8 @@ class Model:
 class Params(struct.PyTreeNode):
     """Weights (a pytree) with their static `model`; what every public function takes first.
 
-    To wrap a pre-trained VAE of your own, give an object that is hashable and has `encode(weights, x)` and
-    `decode(weights, z)` as `model`, or as the `networks` of a `Model` with your likelihood and transform.
+    To wrap a pre-trained VAE of your own, write a hashable object with `encode(weights, x)` and `decode(weights, z)`.
+    Give it as `model`, or as the `networks` of a `Model` with your likelihood and transform.
 
     Raises:
       Mistake: if `model` is not hashable, or has no `encode` and `decode`.

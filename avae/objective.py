@@ -2,8 +2,8 @@
 
     J(alpha; x) = -E_{z ~ q(z | tau_alpha x)} [ log p(x | tau_alpha^-1 dec(z)) ] + KL( q(z | tau_alpha x) || p(z) )
 
-The input is brought to the canonical frame, encoded and decoded there, and the reconstruction is brought *back*
-and compared in the frame of x. So J needs no Jacobian and pays nothing for pushing the object out of the frame.
+The input is warped to the canonical frame, and encoded and decoded there. The reconstruction is warped *back* and
+compared in the frame of x. So J needs no Jacobian, and gains nothing by pushing the object out of the frame.
 """
 
 import functools

@@ -18,7 +18,7 @@ from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
 from avae.runtime.nested import plain
 from avae.runtime.progress import say
-from avae.training import run_folder
+from avae.training import packed, run_folder
 from avae.training.checkpoint import load
 from avae.training.loop import fit
 
@@ -81,6 +81,8 @@ def report(
     Raises:
       Mistake: if one of the folders does not hold a run, or the data are not those that it was trained on.
     """
+    if packed.is_shipped(workdir):
+        raise Mistake(f"expected the folder of a run to write to, got {workdir}, weights that the package has")
     workdir = expanded(workdir)
     if baseline is None and (workdir / "baseline").is_dir():
         baseline = workdir / "baseline"

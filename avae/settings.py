@@ -123,8 +123,8 @@ def training(search: Search, slides: bool = False) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
     Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many leave more classes of digits
-    at two orientations. Where J `slides`, nothing is spent on the poses around the starts; but four are kept, for the
-    encoder first sees them off their centre: of two, too many are wrong. With 32 starts in place of 64 the poses of
+    at two orientations. Where J `slides`, no poses are tried around the starts, but four starts are kept: the encoder
+    first sees them off their centre, and too many of the best two are wrong. With 32 starts in place of 64 the poses of
     particles drift (docs/results.md).
     """
     return dataclasses.replace(

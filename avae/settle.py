@@ -1,7 +1,7 @@
 """The pose at which J has its minimum once its ripple is smoothed away: a parabola through many poses around the best.
 
 A pose resamples the image, z follows the resampled noise, and J ripples by a nat or more within a pixel. Under noise
-the lowest of the ripples is a poorer estimate of the pose than the minimum of what they ripple about (docs/theory.md).
+the lowest ripple is a poorer estimate of the pose than the minimum of the smooth curve beneath (docs/theory.md).
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ RISE = 15.0  # nats by which J may be higher than at the best pose: more is no r
 def settle(loss: Loss, x: Any, alpha: Array, value: Array, family: Transform, n: int) -> tuple[Array, Array, Array]:
     """Moves a pose of least loss to the minimum of the parabola that fits the loss around it, for one example.
 
-    It stays where it is if the poses that count are too few for a fit (a loss so sharp has no need of it), the parabola
-    has no minimum among them, or the loss there is more than a ripple higher.
+    The pose stays where it is in three cases. Too few poses count for a fit, because the loss is sharp enough without.
+    The parabola has no minimum among them. Or the loss at that minimum is higher by more than a ripple.
 
     Args:
       loss: J.

@@ -1,8 +1,8 @@
 """The shift of a pose found at once: a decoded picture is compared with an image at every shift, by FFT.
 
-The shift is the one part of a pose along which J is a correlation. Pixels of an exponential family with natural
-parameters t(y) and log partitions a(y) give log p(x | y) = sum_p x_p t(y_p) - a(y_p), up to what y does not change, so
-that a picture y moved by s costs a look at one entry of two cross-correlations (Kuglin & Hines 1975, for the square).
+The shift is the one part of a pose along which J is a correlation. Pixels of an exponential family have natural
+parameters t(y) and log partitions a(y): log p(x | y) = sum_p x_p t(y_p) - a(y_p) + const. The loss of the picture y
+moved by s is therefore one entry of two cross-correlations (Kuglin & Hines 1975, for squared errors).
 """
 
 from collections.abc import Callable

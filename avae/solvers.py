@@ -1,7 +1,7 @@
 """Refinement of one pose for one example: damped Gauss-Newton by forward mode, and the paper's Adam.
 
-A pose has few entries, so derivatives with respect to it are pushed forward (`jvp`): about one extra forward pass
-per entry, no stored activations, and no scatter, which the image gradient of a warp would need.
+A pose has few entries, so its derivatives are pushed forward (`jvp`), at about one extra forward pass per entry. No
+activations are stored, and there is no scatter, which the image gradient of a warp would need.
 """
 
 import dataclasses

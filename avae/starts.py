@@ -24,8 +24,8 @@ def starting_poses(
 ) -> tuple[Array, int | Array]:
     """Starts [n, size] for one example, and the number of cells into which they divide the family.
 
-    `strata`, the identity first; or those that the pose network proposes for x; or where a pose `near` is known, that
-    and others that fill the box of half-widths `plan.within` around it.
+    They are `strata`, the identity first, or what the pose network proposes for x. Where a pose `near` is known, they
+    are that pose and others that fill the box of half-widths `plan.within` around it.
     """
     network, n = params.model.pose_network, plan.search.n_starts
     if near is not None:

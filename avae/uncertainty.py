@@ -2,8 +2,8 @@
 
     E(alpha, z) = -log p(x | tau_alpha^-1 dec(z)) + |z|^2 / 2
 
-The curvature of J in alpha lets z follow the pose as the encoder would have it. That of E asks which other pose some
-other z explains as well: where a latent can undo a turn, the pose is as uncertain as that latent.
+In the curvature of J in alpha, z follows the pose as the encoder maps it. In the curvature of E, z is free: where a
+change of the latent can undo a rotation, the pose is as uncertain as that latent.
 """
 
 import dataclasses
@@ -73,8 +73,8 @@ def without_latent(hessian: Array, dof: int) -> tuple[Array, Array, Array]:
 def pose_std(params: Params, x: Array, transform: Transform, alpha: Array, z: Array) -> Array:
     """Standard deviation [dof] of the pose of one image x near alpha, whatever z; infinite for a blank image.
 
-    Derivatives by the pose are differences over a pixel to either side, at the rim: a bilinear sampler makes a slope of
-    every speck of the decoder's noise, and would have poses more certain than the noise of x allows.
+    Derivatives with respect to the pose are central differences over one pixel at the rim. Exact derivatives of a
+    bilinear sampler follow the decoder's pixel noise, and would make poses more certain than the noise of x allows.
     """
     loss, pixel = joint_loss(params, transform), 2 / min(x.shape[:-1])
 

@@ -14,15 +14,14 @@
 # ---
 
 # %% [markdown]
-# # avae: train small, align your own images
+# # avae: find the pose of every image
 #
-# The affine variational autoencoder encodes few poses, and finds for each image the pose at which it explains it best.
-# This notebook installs it, trains a small one on digits at random orientations, and then one on images of your own.
+# The affine variational autoencoder finds for each image the pose at which it explains it best. This notebook aligns
+# digits with weights that the package has, in seconds, and then trains on images of your own.
 #
 # It runs in a clone as it is. On Colab upload the library first (the folder symbol on the left): the archive that the
-# page of the repository offers for download, or the one that `git archive --prefix=avae/ -o avae.zip HEAD` makes of a
-# clone. Its name begins with "avae". Choose a GPU or a TPU under *Runtime, Change runtime type*, and say so in
-# `ACCELERATOR`; all of it runs on a CPU too.
+# page of the repository offers for download. Its name begins with "avae". It runs on a CPU; for more, choose a GPU or
+# a TPU under *Runtime, Change runtime type*, and say so in `ACCELERATOR`.
 
 # %%
 import importlib.util
@@ -50,6 +49,13 @@ if importlib.util.find_spec("avae") is None:
 if DEVICE:
     os.environ["JAX_PLATFORMS"] = DEVICE  # before JAX is imported
 
+# %% [markdown]
+# ## Align
+#
+# Digits, each turned by an angle of its own. The figure shows them as they came (the tick points to what becomes
+# "up"), in the pose that the model chose, and their reconstructions. `found` also has the uncertainty of each pose
+# (`std`), the pull map (`matrix`), the latent, and the loss in nats.
+
 # %%
 import tempfile
 
@@ -61,7 +67,6 @@ import avae
 
 print(f"avae on {jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}")
 RUNS = pathlib.Path(os.environ.get("AVAE_RUNS") or tempfile.mkdtemp(prefix="avae_"))
-TINY = {"epochs": 1, "latent": 2, "batch_size": 8} if SHORT else {}
 
 
 def show(figure, name):
@@ -73,28 +78,11 @@ def show(figure, name):
     print(path)
 
 
-# %% [markdown]
-# ## Train
-#
-# 4,000 digits, each turned by an angle of its own. `avae.fit` chooses the settings from the images and says why. The
-# run is saved as it goes: run the cell again after an interruption and it goes on where it was.
-
-# %%
-upright, labels = avae.examples("digits", 24 if SHORT else 4_000)
+upright, labels = avae.examples("digits", 24 if SHORT else 1_000)
 angles = np.random.default_rng(0).uniform(-np.pi, np.pi, len(upright)).astype(np.float32)
 images = np.asarray(avae.warp(upright, jax.vmap(avae.Rotation().matrix)(angles[:, None])))
 
-params = avae.fit(images, transform="rotation", workdir=RUNS / "digits", **TINY)
-
-# %% [markdown]
-# ## Align
-#
-# `found` has, for each image, the pose (`alpha`, in radians for rotations) and its uncertainty (`std`), the pull map
-# (`matrix`), the image in the canonical pose, its reconstruction in its own frame, its latent, and the loss in nats.
-# The figure shows images as they came (the tick points to what becomes "up"), in the pose that the model chose, and
-# their reconstructions.
-
-# %%
+params = avae.load("digits")
 found = avae.align(params, images[:8])
 show(avae.figure(images[:8], found), "digits")
 print("degrees:", np.round(np.degrees(found.alpha[:, 0]), 1))
@@ -102,12 +90,14 @@ print("degrees:", np.round(np.degrees(found.alpha[:, 0]), 1))
 # %% [markdown]
 # ## Your own images
 #
-# `IMAGES` is a folder of PNG, JPEG or TIFF files, or a stack (`.npy`, `.mrcs`, `.tif`, ...). On Colab:
-# `from google.colab import files; files.upload()`, or mount a drive. Without one, some digits are written to a folder,
-# to stand for yours. All images have one size; a few hundred are the least that is worth training on.
+# `IMAGES` is a folder of PNG, JPEG or TIFF files, or a stack (`.npy`, `.mrcs`, `.tif`, ...). On Colab: `from
+# google.colab import files; files.upload()`, or mount a drive. Without one, the digits above are written to a folder,
+# to stand for yours. All images have one size; a few hundred are the least that is worth training on. `avae.fit`
+# chooses the settings from the images and says why. Run the cell again after an interruption: it goes on where it
+# was.
 #
-# The same on a command line, for any number of images, with a table of poses, averages and a page at the end:
-# `avae train IMAGES --out run && avae align run IMAGES --out poses`.
+# The same on a command line, with a table of poses, averages and a page at the end: `avae train IMAGES --out run &&
+# avae align run IMAGES --out poses`.
 
 # %%
 IMAGES = ""
@@ -115,9 +105,10 @@ IMAGES = ""
 if not IMAGES:
     IMAGES = str(RUNS / "images")
     pathlib.Path(IMAGES).mkdir(exist_ok=True)
-    for i, image in enumerate(images[:1_000]):
+    for i, image in enumerate(images):
         Image.fromarray(np.round(255 * image[..., 0]).astype(np.uint8)).save(f"{IMAGES}/{i:04d}.png")
 
+TINY = {"epochs": 1, "latent": 2, "batch_size": 8} if SHORT else {}
 own, _ = avae.examples(IMAGES)
 params = avae.fit(own, workdir=RUNS / "own", **TINY)
 found = avae.align(params, own[:8])

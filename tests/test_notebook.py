@@ -42,7 +42,7 @@ def test_it_installs_from_a_clone_or_an_upload(tmp_path, monkeypatch):
     assert installed(tmp_path, monkeypatch) == f"avae @ {(tmp_path / 'avae-main.zip').as_uri()}"
 
 
-@pytest.mark.slow  # two trainings to compile: pytest -m slow tests/test_notebook.py
+@pytest.mark.slow  # a training to compile: pytest -m slow tests/test_notebook.py
 def test_it_runs_in_short_form(tmp_path):
     environment = os.environ | {"AVAE_SMOKE": "1", "AVAE_RUNS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """Images in, batches out: examples of a source at known random poses, and the order in which they are drawn.
 
-Batches are a function of the step number alone, so a run that resumes needs no iterator state, and batches can be read
-before they are needed.
+A batch depends on the step number alone. So a run that resumes needs no iterator state, and batches can be read ahead.
 """
 
 import dataclasses
@@ -60,8 +59,8 @@ class Drawn:
 class Examples(NamedTuple):
     """Images [N, *space, C] float32, labels [N] int32, and the poses [N, size] that they were given.
 
-    Training images that are on disk, or would take too much memory, are read (and posed) when `images[index]` asks for
-    them; test images are always an array.
+    Training images on disk, or too large for memory, are read (and posed) by `images[index]`. Test images are always an
+    array.
     """
 
     images: Any  # np.ndarray, sources.Rows or Drawn

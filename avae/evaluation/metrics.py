@@ -1,8 +1,8 @@
 """Numbers about poses and latents, from arrays alone: how well orientations agree, how well clusters match classes.
 
-The network is free to choose at which orientation it encodes each kind of object, and whether mirrored, so every
-rotation error is taken after the best offset of each class has been removed. Mirror images agree with none of the other
-hand: their error is half a turn, and they do not count in the resultant.
+The network chooses the orientation, and the handedness, in which it encodes each kind of object. So the best offset of
+each class is removed before a rotation error is taken. An image of the other handedness than its class has an error of
+half a turn, and does not count in the resultant.
 """
 
 import math
@@ -31,9 +31,9 @@ def net_rotation(
 ) -> np.ndarray:
     """The rotation at which objects stand in the canonical frame.
 
-    An image is `warp(upright, matrix(pose))` and its canonical form `warp(image, matrix(alpha))`, which together is
-    `warp(upright, compose(matrix(pose), matrix(alpha)))`; the rotation is the polar factor of this product: the
-    nearest one, or the nearest mirror image of one where just one of both poses is mirrored.
+    An image is `warp(upright, matrix(pose))`, and its canonical form `warp(image, matrix(alpha))`. Together this is
+    `warp(upright, compose(matrix(pose), matrix(alpha)))`. The rotation is the polar factor of that product, the nearest
+    rotation. Where exactly one of the two poses is mirrored, it is the nearest mirrored rotation.
 
     Args:
       transform: the family of `alpha`, of dimension d = 2 or 3.
@@ -120,9 +120,9 @@ def mirror_images(
 def resultant_length(rotations: ArrayLike) -> float:
     """How well `rotations` [N, d, d] agree: the largest mean of trace(R^T R_i) / d over all R of one hand.
 
-    It is the mean of the signed singular values of the mean matrix, and that matrix's polar factor is the best R
-    (Mardia & Jupp 2000, chapter 13). In two dimensions it is the length of the mean unit vector at the angles. 1 if
-    all agree; by chance about 0.89 / sqrt(N) in two dimensions and 0.76 / sqrt(N) in three.
+    It is the mean of the signed singular values of the mean matrix, whose polar factor is the best R (Mardia & Jupp
+    2000, chapter 13). In two dimensions it is the length of the mean unit vector. It is 1 if all agree. By chance it is
+    about 0.89 / sqrt(N) in two dimensions, and 0.76 / sqrt(N) in three.
     """
     rotations, mirrored = _without_mirrors(rotations)
     means = np.stack([(rotations * which[:, None, None]).mean(axis=0) for which in (~mirrored, mirrored)])
@@ -140,9 +140,9 @@ def class_resultants(rotations: ArrayLike, labels: ArrayLike) -> dict[int, float
 def rotation_errors(rotations: ArrayLike, labels: ArrayLike, *, fold: int = 1) -> np.ndarray:
     """Angle of each rotation to the best rotation of its class.
 
-    The best rotation is the medoid: of the members, the one with the smallest mean angle to all (in two dimensions
-    the circular median, for the mean error is piecewise linear with its convex kinks at the members). At most 256
-    members, evenly spaced, are candidates.
+    The best rotation is the medoid: the member with the smallest mean angle to all members. In two dimensions that is
+    the circular median, since the mean error is piecewise linear and its convex kinks lie at the members. At most 256
+    evenly spaced members are candidates.
 
     Args:
       rotations: net rotations [N, d, d], see `net_rotation`.

@@ -52,7 +52,7 @@ def log_likelihood(
     """A lower bound on log p(x) of each image: pose and latent integrated out.
 
     The model is alpha ~ the family's prior, z ~ N(0, I), x ~ p(x | tau_alpha^-1 dec(z)). On grey pixels the Bernoulli
-    likelihood is a cross-entropy, not a density: then so is the bound, to be compared with its like only.
+    likelihood is a cross-entropy, not a density. The bound is then one too: compare it with such bounds only.
 
     Args:
       params: a trained model.

@@ -1,7 +1,7 @@
 """Is anything wrong with the poses? Three numbers that need no labels, and what to do about each.
 
-A length in pixels is that by which a point at the rim of the frame moves: one pixel is a turn by 2 / side radians, a
-shift by one pixel, or a scale of 1 + 2 / side. So it means the same for all families, in the plane and in space.
+A length in pixels is how far a point at the rim of the frame moves. One pixel is a rotation by 2 / side radians, a
+shift by one pixel, or a scale of 1 + 2 / side, so it means the same for all families, in the plane and in space.
 """
 
 import math

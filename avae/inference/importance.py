@@ -104,8 +104,8 @@ class Problem(NamedTuple):
     def log_weight(self, alpha: Array, key: Array, proposal: Proposal | None = None) -> Array:
         """Log p(x, z | alpha) - log q(z | x, alpha) for one z drawn from q, docs/theory.md (3); -inf for NaN.
 
-        With a `proposal`, of z drawn from r instead (3b). The exponential has the mean p(x | alpha) in both; the
-        analytic KL, or z at the posterior mean, would give it another.
+        With a `proposal`, z is drawn from r instead (3b). In both cases the mean of the exponential is p(x | alpha). It
+        would not be with the analytic KL, or with z at the posterior mean.
         """
         encoder = self.encoder(alpha)
         if proposal is None:

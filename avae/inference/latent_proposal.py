@@ -1,9 +1,9 @@
-"""Pose and latent together: the normal law that their posterior has near a mode, and from it the law of z given a pose.
+"""Pose and latent together: the normal law of their posterior near a mode, and the law of z given a pose.
 
     E(alpha, z) = -log p(x | tau_alpha^-1 dec(z)) + |z|^2 / 2
 
-is minimised over both, from a mode of J and the encoder's mean there, by the Gauss-Newton steps of the search
-(semi-amortised inference, Kim et al. 2018). docs/theory.md, equations (3a) and (3b); all for one example.
+is minimised over both by the Gauss-Newton steps of the search (semi-amortised inference, Kim et al. 2018). They begin
+at a mode of J and the encoder's mean there. See docs/theory.md, equations (3a) and (3b); all for one example.
 """
 
 import math
@@ -72,8 +72,8 @@ class Conditional(NamedTuple):
 def refine_jointly(params: Params, x: Array, modes: Modes, transform: Transform) -> tuple[Modes, Latents]:
     """Modes of pose and latent together, from those of J; best first, with the law of z near each.
 
-    Their `loss` is E with z integrated out by Laplace's method, -log p(x | alpha) up to one constant; their covariance
-    is that of the pose, whatever z.
+    Their `loss` is E with z integrated out by Laplace's method: -log p(x | alpha) up to one constant. Their covariance
+    is that of the pose with z integrated out.
     """
     loss, dof = joint_loss(params, transform), transform.dof
 

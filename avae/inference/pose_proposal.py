@@ -44,9 +44,9 @@ class Modes(NamedTuple):
 class Mixture(NamedTuple):
     """Truncated normals in the tangent spaces of K poses, and the prior as the last component.
 
-    Entry i of a step v from a centre has, given those before it, a normal law with mean `regression[i] @ v` and
-    standard deviation `scale[i]`, cut to what the family reaches. So draws stay in the family, and the density is
-    exact: the law of a normal vector, taken an entry at a time (docs/theory.md, equation (12)).
+    Given the entries before it, entry i of a step v from a centre is normal with mean `regression[i] @ v` and standard
+    deviation `scale[i]`, truncated to the range of the family. So draws stay in the family, and the density is exact:
+    that of a normal vector, one entry at a time (docs/theory.md, equation (12)).
 
     Attributes:
       centre: poses [K, size].
@@ -241,8 +241,8 @@ def _conditionals(
 ) -> tuple[Array, Array, Array, Array]:
     """Mean, standard deviation and bounds [dof] of each entry of a step given those before it.
 
-    The mean is brought within the bounds, and the deviation to at most their distance: any function of the entries
-    before gives a density, and this one keeps what is cut off small in single precision.
+    The mean is clipped to the bounds, and the deviation to at most their distance. Any function of the entries before
+    gives a density; this one keeps the mass that is cut off small in single precision.
     """
     low, high = transform.reach(centre, step)
     mean = jnp.clip(matmul(regression, step), low, high)

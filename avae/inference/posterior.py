@@ -1,7 +1,7 @@
 """p(alpha | x): how sure the pose of an image is, and which other poses would explain it.
 
-The posterior is that of the model: z is integrated out, and poses are weighted as in the bound B4 (docs/theory.md,
-equation (14)). What needs a density, not just weights, uses a mixture fitted to the weighted draws.
+It is the posterior of the model, with z integrated out. Poses are weighted as in the bound B4 (docs/theory.md,
+equation (14)). Where weights do not suffice, a mixture fitted to the weighted draws is the density.
 """
 
 import functools

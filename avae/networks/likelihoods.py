@@ -1,8 +1,8 @@
 """Likelihoods: how the decoder's raw output explains pixels.
 
-A likelihood is a frozen, hashable description with pure methods, each for one example; `weights` are those of the
-whole VAE, of which it may own some (`init`). `log_prob` and `log_prob_raw` may take a fourth argument `weight`: how
-often each pixel counts, an array that broadcasts to x, or None for once each. Masks and missing pixels ask for it.
+A likelihood is a frozen, hashable description with pure methods, each for one example. `weights` are those of the
+whole VAE; some of them may belong to the likelihood (`init`). `log_prob` and `log_prob_raw` may take a fourth argument
+`weight`, which masks and missing pixels need: how often each pixel counts, broadcast to x, or None for once each.
 The class attribute `normalised` says whether exp(log_prob) adds up to 1 over all images: only then is there a bound on
 log p(x).
 """
@@ -27,8 +27,8 @@ class Bernoulli:
     """Pixels in [0, 1] under a Bernoulli of mean m = sigmoid(raw output), m clamped to [floor, 1 - floor].
 
     On grey pixels this is a cross-entropy, not a normalised likelihood: binarise the data where nats must be
-    those of a distribution. The clamp is part of the likelihood, the same with and without a warp: outside the
-    warped frame the mean is zero, and would cost infinitely many nats wherever the image is not.
+    those of a distribution. The clamp is part of the likelihood, with and without a warp. Outside the warped frame
+    the mean is zero: without the clamp an image that is not zero there would cost infinitely many nats.
     """
 
     floor: float = 1e-4
@@ -91,14 +91,14 @@ class Bernoulli:
 class Gaussian:
     """Real pixels under N(raw output, scale^2), one scale for all pixels; normalising constant included.
 
-    Where images differ in brightness, each is x = g y + o + noise with y the mean, g ~ N(1, gain^2) and o ~ N(0,
-    offset^2) of its own, both integrated out in closed form:
+    Where images differ in brightness, each is x = g y + o + noise. y is the mean; every image has its own
+    g ~ N(1, gain^2) and o ~ N(0, offset^2), which are integrated out in closed form:
 
         log p(x | y) = log N(x; y, scale^2 I + gain^2 y y' + offset^2 1 1')
 
-    It remains the log of a density, so that bounds on log p(x) remain bounds. One g and one o hold for all channels. In
-    a `Model` with a background, g multiplies the contrast above it: x and y are both given less the background. What
-    `avae.align` reconstructs is y.
+    This is the log of a density, so bounds on log p(x) remain bounds. One g and one o hold for all channels. In a
+    `Model` with a background, g multiplies the contrast above it: both x and y come with the background subtracted.
+    The reconstruction of `avae.align` is y.
 
     Attributes:
       scale: standard deviation in pixel units, or None to learn it as one more weight (`log_scale`), as in the
@@ -160,8 +160,8 @@ class Gaussian:
     def fisher(self, weights: Weights, mean: Array) -> Array:
         """Fisher information of each pixel's mean under the noise alone: 1 / scale^2.
 
-        With the brightness g held at what is found a `Model` counts it g^2 times. To integrate g and o out takes
-        directions away from it: this is an upper bound of the curvature, with which Gauss-Newton steps are too short
+        A `Model` multiplies it by g^2, with the brightness g held at its estimate. Integrating g and o out would
+        remove directions from it, so this is an upper bound of the curvature. Gauss-Newton steps are then too short
         rather than too long, and standard deviations of poses too small rather than too large.
         """
         return jnp.broadcast_to(jnp.exp(-2 * self._log_scale(weights)), mean.shape)
@@ -188,8 +188,8 @@ class Gaussian:
     def _brightness(self, weights: Weights, x: Array, mean: Array, weight: Array | None) -> tuple[Array, Array, Array]:
         """The best g and o, and what integrating them out costs beside the noise about g mean + o, in nats.
 
-        Woodbury for two directions, `mean` and 1. The mean less its average over pixels is orthogonal to 1, so that
-        nothing is the small difference of large numbers: not log det, and not the noise at the best g and o.
+        Woodbury's identity for two directions, `mean` and 1. The average over pixels is subtracted from the mean first.
+        The rest is orthogonal to 1, so neither log det nor the residual is a small difference of large numbers.
         """
         precision = jnp.exp(-2 * self._log_scale(weights)) * (jnp.ones_like(x) if weight is None else weight)
         w, y, r = jnp.broadcast_to(precision, x.shape).ravel(), mean.ravel(), (x - mean).ravel()
@@ -215,7 +215,7 @@ def counted(x: Array, weight: Array | None) -> Array | None:
 def total(terms: Array, counts: Array | None = None) -> Array:
     """The sum of flat `terms` [n], as a product with ones, or with `counts` [n].
 
-    XLA on a CPU computes what goes into a sum one number at a time, but what goes into a product in vectors: 26 times
-    faster for the logarithms of a batch of digits.
+    XLA on a CPU does not vectorise the inputs of a sum; it does those of a product. For the logarithms of a batch of
+    digits that is 26 times faster.
     """
     return matmul(terms, jnp.ones_like(terms) if counts is None else counts)

@@ -15,10 +15,10 @@ from avae.runtime.mistake import Mistake
 class PaperLoss:
     """The loss of the code published with the paper: a squared error, and no likelihood. For comparison with its table.
 
-    Images in [0, 1] are standardised by the mean and the deviation of MNIST's pixels; the decoder's sigmoid is in
-    [0, 1] and is compared with them, though a background of -0.42 and strokes of up to 2.82 are out of its reach.
-    Hence a `floor` that no model can pass: 515.1 in the paper's frame of 40x40 pixels. It has no variance, so that no
-    bound on log p(x) comes from it, and its sum with the KL is not in nats.
+    Images in [0, 1] are standardised by the mean and the deviation of MNIST's pixels. The decoder's sigmoid in [0, 1]
+    is compared with them, and cannot reach their background of -0.42 or their strokes of up to 2.82. Hence a `floor`
+    that no model can pass: 515.1 in the paper's frame of 40x40 pixels. The loss has no variance: it gives no bound on
+    log p(x), and its sum with the KL is not in nats.
 
     Attributes:
       centre: mean of the pixels.

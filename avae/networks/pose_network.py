@@ -3,9 +3,9 @@
     q(alpha | x): a bin of the family by softmax, and within each bin one step from its centre
 
 It proposes the few starts worth scoring; search and refinement then correct it (semi-amortised inference, Kim et al.
-2018). Its examples cost nothing: an image that has been searched is known in its canonical form, and that form put at
-a fresh pose from the prior is a new image whose pose is known. A softmax over bins may have several peaks, and wraps
-round as the family does: digits that are explained at two orientations keep both.
+2018). Its examples cost nothing: the search gives the canonical form of an image, and that form at a pose drawn from
+the prior is a new image whose pose is known. A softmax over bins can have several peaks and wraps round as the family
+does, so digits that are explained at two orientations keep both.
 """
 
 import dataclasses

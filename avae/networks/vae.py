@@ -88,11 +88,10 @@ class MLP:
 class Conv:
     """The paper's convolutional VAE: encoder 32-32-64-16, decoder 32-16-16-C, ELU, two halvings of the image.
 
-    Volumes have the same layers with kernels 3x3x3. Two departures. Batch normalisation is replaced by layer
-    normalisation over one example: J(alpha; x) must be a function of x alone, while batch statistics would make the
-    score of one pose depend on the other starts and images in the batch, and need running state besides. Up-sampling
-    is a sub-pixel convolution (convolve at low resolution, then move channels to space), which XLA runs several times
-    faster than a transposed convolution.
+    Volumes have the same layers with kernels 3x3x3. Two things differ from the paper. Layer normalisation over one
+    example replaces batch normalisation, because J(alpha; x) must depend on x alone. With batch statistics the score
+    of a pose would depend on the other starts and images of the batch. Up-sampling is a sub-pixel convolution: convolve
+    at low resolution, then move channels to space. XLA runs it several times faster than a transposed convolution.
 
     Attributes:
       image_shape: [H, W, C] or [D, H, W, C], sides divisible by 4.

@@ -1,13 +1,14 @@
 """Poses for other tools: RELION's .star and ITK's transforms, from what `avae align` wrote.
 
-The pull map of avae finds the point p of the aligned image at A p + t in the image, from the centre, x right, y down.
+The pull map of avae finds the point p of the aligned image at A p + t in the image. The origin is the centre; x points
+right and y down.
 
-RELION (Scheres 2012; conventions of Heymann et al. 2005): the point q of an image comes to R(psi) (q + origin), where
-q has x along columns and y along rows, from pixel size // 2, and R(psi) = [[cos, -sin], [sin, cos]]: half a pixel from
-our centre, (size - 1) / 2, where sizes are even.
+RELION (Scheres 2012; conventions of Heymann et al. 2005) moves a point q of an image to R(psi) (q + origin), with
+R(psi) = [[cos, -sin], [sin, cos]]. q has x along columns and y along rows. Its origin is the pixel size // 2; for even
+sizes that is half a pixel from our centre, (size - 1) / 2.
 
-ITK: a transform takes a point of the output to a point of the input, A (p - c) + c + t in physical units, which is the
-pull map in pixels. `SimpleITK.Resample(image, transform)` gives the aligned image.
+ITK maps a point of the output to a point of the input, A (p - c) + c + t in physical units. That is the pull map in
+pixels. `SimpleITK.Resample(image, transform)` gives the aligned image.
 """
 
 import pathlib

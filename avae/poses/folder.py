@@ -34,10 +34,10 @@ def align_source(
 ) -> pathlib.Path:
     """Aligns all examples of a source, training and test, by the run in a folder; goes on where it was stopped.
 
-    Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages of each label or cluster
-    of latents, the images explained worst, and index.html, which shows them. What is `also` given, masks or channels of
-    the same images, is moved by the same poses. Images of another size than the run's are brought to it by `fit`, or as
-    those of the run were. `around` names known poses (`avae.data.known`), near which alone is searched.
+    Writes into `out`: poses.csv and poses.npz (see columns.txt), the aligned images, averages per label or cluster of
+    latents, the worst explained images, and index.html, which shows them. Masks or channels of the same images may be
+    given as `also`: the same poses move them. Images of another size than the run's are fitted by `fit`, by default as
+    those of the run were. With `around`, the name of known poses (`avae.data.known`), the search stays near them.
 
     Raises:
       Mistake: if there is no run, the data are not of the kind it was trained on, or `out` holds something else.

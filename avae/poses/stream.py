@@ -1,6 +1,6 @@
 """A data set aligned into a folder: any number of images in bounded memory, resumed where it was stopped.
 
-DIR/job.json      what is aligned by which run; a folder belongs to one job
+DIR/job.json      what is aligned, and by which run. A folder belongs to one job.
 DIR/rows.npy      the table, written in place while the job runs
 DIR/aligned.*     the aligned images, in the format, dtype and value range of the data
 

@@ -34,10 +34,10 @@ def dtype(family: Transform, latent: int) -> np.dtype:
 def columns(rows: np.ndarray, family: Transform, space: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The columns [N] of the readable table.
 
-    The pull map says where a point p of the aligned image is found in the image: A p + t, in half-widths of the shorter
-    side, from the centre, x to the right and y down. Its rotation is `angle_deg` (images) or the rotation vector
-    `turn_x_deg`, ... (volumes); `shift_x_px`, ... is the place in the image, in pixels from its centre, that comes to
-    the centre of the aligned one.
+    The pull map finds a point p of the aligned image at A p + t in the image. The origin is the centre, the unit half
+    the shorter side; x points right and y down. The rotation is `angle_deg` for images, and the rotation vector
+    `turn_x_deg`, ... for volumes. `shift_x_px`, ... is the point of the image, in pixels from its centre, that moves to
+    the centre of the aligned image.
 
     Args:
       rows: a table of `dtype` [N].

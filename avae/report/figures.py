@@ -1,7 +1,7 @@
 """Arrays to figures: matplotlib `Figure`s, without pyplot and its global state; readable at 800 pixels of width.
 
-Colours are those of Okabe & Ito (2008), told apart with any colour vision; one colour per model everywhere, a full
-line with search and a dashed one without.
+Colours are those of Okabe & Ito (2008), which people of any colour vision can tell apart. A model has one colour
+everywhere; lines are solid with search and dashed without.
 """
 
 import io
@@ -76,11 +76,10 @@ def loss_curve(curve: Mapping[str, Any]) -> Figure:
 def orientation_histograms(rotations: np.ndarray, labels: np.ndarray, names: Mapping[int, str] | None = None) -> Figure:
     """How well the net orientations of each class agree, for the 20 largest classes.
 
-    In the plane, polar histograms with areas proportional to counts: a single narrow petal is one encoded orientation.
-    The arrow is the mean direction, as long as the resultant R in units of the circle's radius: it reaches the circle
-    when all angles agree. Examples of the other hand than most of a class are left out and shorten its arrow. In space,
-    histograms of the angle to the medoid of the class, with what uniformly distributed rotations would give,
-    (1 - cos t) / pi on [0, pi], as a dashed line.
+    In the plane: polar histograms with areas proportional to counts. A single narrow petal is one encoded orientation.
+    The arrow is the mean direction. Its length is the resultant R, and it reaches the circle when all angles agree.
+    Examples of the other hand than most of a class are left out and shorten its arrow. In space: histograms of the
+    angle to the medoid of the class. A dashed line shows uniformly distributed rotations, (1 - cos t) / pi on [0, pi].
 
     Args:
       rotations: net orientations [N, d, d] (`avae.evaluation.metrics.net_rotation`).

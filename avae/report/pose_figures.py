@@ -22,10 +22,10 @@ SHOWN = 0.02  # modes of less weight are not marked
 def posterior_figure(images: np.ndarray, posterior: PosePosterior) -> Figure:
     """The posterior of the pose of each image.
 
-    A family that is the circle alone gives a ring around each image: it bulges where the posterior puts what becomes
-    "up" in the canonical frame; lines are the modes, with their weights. Other families give, for each image, one panel
-    for each angle and each entry of a box, and one for the angle between a rotation of space and the best mode; a
-    vertical line marks the best mode.
+    For rotations of the plane each image has a ring around it. The ring bulges where the posterior puts what becomes
+    "up" in the canonical frame; lines mark the modes, with their weights. For other families each image has one panel
+    per angle and per entry of a box. A rotation of space has one panel, for its angle to the best mode. A vertical line
+    marks the best mode.
 
     Args:
       images: [B, *space, C], of which the first eight are shown.

@@ -1,7 +1,7 @@
 """Where arrays live: one mesh over all devices of all processes, batches split along it, weights on every device.
 
-Nothing else knows how many devices there are. The order of the data and all random draws are those of one device: the
-same images make a batch, and each draw belongs to an example, whichever device holds it.
+No other module depends on the number of devices. The order of the data and all random draws are those of one device:
+a batch has the same images, and each draw belongs to an example, on any number of devices.
 """
 
 import functools

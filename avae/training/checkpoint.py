@@ -19,6 +19,7 @@ from avae.model import Params
 from avae.runtime import devices, root_logger
 from avae.runtime.files import expanded
 from avae.runtime.mistake import Mistake
+from avae.training import packed
 from avae.training.run_folder import load_experiment
 from avae.training.step import TrainState, init_state, trained
 
@@ -170,7 +171,7 @@ def load(workdir: str | os.PathLike[str], *, best: bool = False, as_read: bool =
     It only reads: a run can be loaded while it trains, and from where nothing can be written.
 
     Args:
-      workdir: the folder given to (or chosen by) train.py; `~` is the home folder.
+      workdir: the folder of a run (`~` is the home folder), or a name in `avae.SHIPPED`: weights that the package has.
       best: take the checkpoint with the lowest training loss instead.
       as_read: for images that were read by a reader of data, not for raw ones.
 
@@ -180,14 +181,15 @@ def load(workdir: str | os.PathLike[str], *, best: bool = False, as_read: bool =
     Raises:
       Mistake: if there is no run in `workdir`, or nothing in it that can be read.
     """
-    workdir = expanded(workdir)
-    experiment = load_experiment(workdir)
+    experiment, workdir = load_experiment(workdir), packed.place(workdir)
+    model = dataclasses.replace(experiment.model, values=None if as_read else experiment.data.values)
+    if (workdir / packed.FILE).exists():
+        return packed.read(workdir, model)
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(devices.replicate(init_state(experiment)), best)
     if state is None:
         raise Mistake(f"{workdir}: the run has not saved a checkpoint yet")
-    values = None if as_read else experiment.data.values
-    return _params(state, experiment).replace(model=dataclasses.replace(experiment.model, values=values))
+    return _params(state, experiment).replace(model=model)
 
 
 def load_all(workdir: str | os.PathLike[str]) -> Iterator[tuple[int, Params]]:

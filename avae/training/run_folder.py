@@ -1,9 +1,9 @@
 """The folder of a run: who may write into it, what it is a run of, and on which data.
 
-workdir/config.json   what the run is; a folder belongs to one config
-workdir/data.json     a fingerprint of the data that it was trained on, and their background
-workdir/mask.npy      a copy of the mask, where the config names a file
-workdir/lock          held by the job that trains in the folder; says which
+workdir/config.json   the settings of the run. A folder belongs to one config.
+workdir/data.json     a fingerprint of the training data, and their background.
+workdir/mask.npy      a copy of the mask, where the config names a file.
+workdir/lock          held by the job that trains in the folder, which it names.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from avae.runtime import devices
 from avae.runtime.files import expanded, write_whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.nested import flatten, plain
+from avae.training import packed
 from avae.training.versions import VERSION, migrate, removed
 from avae.transforms.background import levels
 
@@ -43,13 +44,13 @@ def load_experiment(workdir: str | os.PathLike[str], data: str | os.PathLike[str
     """The experiment whose config is saved in `workdir`.
 
     Args:
-      workdir: the folder of the run.
+      workdir: the folder of the run, or the name of shipped weights.
       data: where its data are now, if they were moved: takes the place of `data.name`.
 
     Raises:
       Mistake: if there is none, or it cannot be read.
     """
-    workdir = expanded(workdir)
+    workdir = packed.place(workdir)
     config = complete(migrate(_saved(workdir)))
     if data is not None:
         config |= {"data": config["data"] | {"name": os.fspath(data)}}
@@ -214,7 +215,7 @@ def _saved(workdir: pathlib.Path) -> dict[str, Any]:
         below = sorted(str(found.parent) for found in workdir.glob("*/config.json"))
         hint = f"; there are runs in {', '.join(below[:5])}" if below else ""
         what = "no run here (no config.json)" if workdir.is_dir() else "no run here (no such folder)"
-        raise Mistake(f"{workdir}: {what}{hint}; train one with train.py --workdir={workdir}")
+        raise Mistake(f"{workdir}: {what}{hint}; train one with train.py --workdir={workdir}{packed.hint(workdir)}")
     return plain(_json(path))
 
 
@@ -231,10 +232,10 @@ def _described(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
-    start = config["train"]["start"] and os.path.abspath(expanded(config["train"]["start"]))
-    config = config | {"data": config["data"] | {"name": _absolute_name(config["data"]["name"])}}
-    poses = _absolute_name(config["train"]["poses"], ("", known.OWN))
-    config = config | {"train": config["train"] | {"start": start, "poses": poses}}
+    train, name = config["train"], _absolute_name(config["data"]["name"])
+    start = _absolute_name(train["start"], ("", *packed.SHIPPED))
+    train = train | {"start": start, "poses": _absolute_name(train["poses"], ("", known.OWN))}
+    config = config | {"data": config["data"] | {"name": name}, "train": train}
     mask = _mask_file(config)
     return config | {"likelihood": config["likelihood"] | {"mask": str(mask)}} if mask else config
 
@@ -246,5 +247,4 @@ def _mask_file(config: Mapping[str, Any]) -> pathlib.Path | None:
 
 
 def _absolute_name(name: str, no_paths: Container[str] = sources.EMBEDDED) -> str:
-    local = name not in no_paths and not name.startswith(sources.tfds.PREFIX)
-    return os.path.abspath(expanded(name)) if local else name
+    return name if name in no_paths or name.startswith(sources.tfds.PREFIX) else os.path.abspath(expanded(name))

@@ -1,7 +1,7 @@
 """The training step: search the pose of every image, hold it fixed, update the weights. Pure; the loop is beside it.
 
-At an interior optimum dJ/dalpha = 0, so the derivative of min_alpha J with respect to the weights is that of J at
-the fixed alpha* (envelope theorem): the search runs under `stop_gradient`.
+At an interior optimum dJ/dalpha = 0. The gradient of min_alpha J with respect to the weights is therefore that of J at
+the fixed alpha* (envelope theorem), and the search runs under `stop_gradient`.
 """
 
 import dataclasses

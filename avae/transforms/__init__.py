@@ -1,14 +1,14 @@
 """Transform families: what a pose `alpha` means.
 
-A family turns a pose `alpha` [size] into a pull map `matrix` [dim, dim+1] (see `avae.warp`), and knows its own
-prior, its own stratified starts and its own geometry. These follow from the `factors` that its poses are made of (see
-`factors.py`); a family adds the matrix. Families are small frozen dataclasses: hashable, so that they are static
-under `jit`, and written for one pose; batches are a `vmap`.
+A family turns a pose `alpha` [size] into a pull map `matrix` [dim, dim+1] (see `avae.warp`). Its prior, its stratified
+starts and its geometry follow from the `factors` of its poses (see `factors.py`); the family adds the matrix. Families
+are small frozen dataclasses. They are hashable, and so static under `jit`, and written for one pose; batches are a
+`vmap`.
 
 Sign of the angle: `warp(x, rotation.matrix(alpha))` turns the picture counter-clockwise by `alpha` radians as seen on
 a screen (y down); a quarter turn equals `numpy.rot90`. In 3D a rotation vector along +z turns x-y slices the same way.
-Every linear part is R @ U: U, upper triangular with a positive diagonal, scales and shears what R then turns, so
-that no pose is singular or mirrored; `Mirrored` adds the mirror images of any family. A pull map with scale s reads a
+Every linear part is R @ U. U is upper triangular with a positive diagonal: it scales and shears, and R then rotates.
+So no pose is singular or mirrored; `Mirrored` adds the mirror images of any family. A pull map with scale s reads a
 region s times as large: the picture shrinks.
 """
 

@@ -1,7 +1,7 @@
 """What poses are made of: the circle, boxes and finite sets; rotations of space are in `quaternions.py`.
 
-Each factor maps the unit cube onto itself evenly (`place`), which gives its uniform law and its stratified starts, and
-moves along its tangent space (`retract`), so that the circle has no seam and SO(3) no gimbal lock. All for one pose.
+Each factor maps the unit cube onto itself evenly (`place`): its uniform law and its stratified starts follow from that.
+It moves along its tangent space (`retract`), so the circle has no seam and SO(3) no gimbal lock. All for one pose.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from jax import Array
 class Factor:
     """A part of a pose: `size` numbers with `dof` degrees of freedom, filled evenly by `coordinates` numbers in [0, 1).
 
-    `volume` is measured in tangent units (radians, and whatever a box is measured in); `extent` [dof] is the half-width
-    of the whole factor along each tangent direction; `origin` [coordinates] is where the first start is placed. What a
-    factor does not say otherwise is that of a vector space whose identity is zero.
+    `volume` is in tangent units: radians, and the units of a box. `extent` [dof] is the half-width of the whole factor
+    along each tangent direction. `origin` [coordinates] is where the first start is placed. The defaults are those of a
+    vector space whose identity is zero.
     """
 
     @property

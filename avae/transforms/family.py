@@ -208,7 +208,7 @@ class Transform:
 
 @functools.lru_cache
 def check_family(transform: Transform) -> None:
-    """Looks at a few starts of a family: a pose must be one that can be undone, and mirrors only if the family says so.
+    """Checks a few starts of a family: a pose must be invertible, and may mirror only if the family says so.
 
     Raises:
       Mistake: if the matrix of a start is not finite, singular, or mirrors where `Transform.mirrored` is False.

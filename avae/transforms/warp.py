@@ -4,11 +4,11 @@ A `matrix` [d, d+1] is a *pull map*: it takes an output position to the input po
 
     out(p) = x(A p + t),    matrix = [A | t]
 
-in normalised coordinates: the origin is the centre of the frame, one unit is half its *shorter* side on
-every axis (so that a rotation never shears), and the order is x, y(, z) although arrays are stored
-[(D,) H, W, C]. Values between pixels are interpolated linearly, outside the frame they are those of the
-background, by default zero. On square images that is PyTorch's `affine_grid` + `grid_sample` with
-`align_corners=False` and zero padding.
+in normalised coordinates. The origin is the centre of the frame, and one unit is half its *shorter* side on
+every axis, so that a rotation never shears. The order is x, y(, z) although arrays are stored [(D,) H, W, C].
+Values between pixels are interpolated linearly; outside the frame they are those of the background, by
+default zero. On square images that is PyTorch's `affine_grid` + `grid_sample` with `align_corners=False` and
+zero padding.
 
              -1    x    +1
            -1 +---------+
@@ -90,10 +90,9 @@ def warp_one(
 ) -> Array:
     """Pulls one example `x` [*space, C] through one `matrix` [d, d+1]; any d. The kernel behind `warp`.
 
-    The result has the spatial shape `out`, by default that of `x`; each frame has its own unit, half its shorter side.
-    `outside` is the level of each channel outside of `x`, or of all.
-    `on_grid` promises that pixels are read at pixels, as by quarter turns: one of the 4 or 8 neighbours is then enough.
-    Elsewhere that is the nearest.
+    The result has the spatial shape `out`, by default that of `x`. Each frame has its own unit, half its shorter side.
+    The level outside of `x` is `outside`, one for each channel or one for all.
+    With `on_grid` the nearest pixel is read. That is exact for poses that take pixels to pixels, such as quarter turns.
     The weights are 1 - f and f with f = p - floor(p): `max(0, 1 - |p - i|)` has the wrong derivative exactly on
     pixels, where the identity sits.
     """

@@ -102,8 +102,8 @@ def read(
 def fingerprint(name: str, *, dim: int) -> str:
     """A short hash of what a source holds, wherever it lies and whenever it was written.
 
-    It changes with the number, shape, dtype and labels of the examples, and with any value of the at most 256 evenly
-    spaced examples (or files of a folder) that are read. Two sources that differ elsewhere alone are not told apart.
+    It depends on the number, shape, dtype and labels of the examples, and on all values of at most 256 evenly spaced
+    examples (or files of a folder). Sources that differ only in other examples have the same fingerprint.
 
     Args:
       name: as for `read`.

@@ -22,9 +22,9 @@ def read(path: pathlib.Path, dim: int) -> tuple[Stack, Stack]:
     """The training and test stack of a file; twice the same if it has no split.
 
     A stack is [N, H, W], [N, H, W, C], [N, D, H, W] or [N, D, H, W, C]: 8-bit (divided by 255), bool or real. An
-    archive holds it as `images` or `volumes`, with optional `labels` [N] of integers or strings; or it holds
-    train_images and test_images, or train_volumes and test_volumes, with optional train_labels and test_labels. A .npy
-    stays on disk.
+    archive holds it as `images` or `volumes`, with optional `labels` [N] of integers or strings. Where it has a split,
+    the names are train_images and test_images (or _volumes), with optional train_labels and test_labels. A .npy stays
+    on disk.
 
     Raises:
       Mistake: if the file is damaged, or its arrays are not of such a kind, name or shape.

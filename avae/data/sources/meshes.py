@@ -46,8 +46,8 @@ def find(root: pathlib.Path, *, quiet: bool = False) -> list[File]:
 def voxelise(path: pathlib.Path, side: int, up: str) -> tuple[np.ndarray, bool]:
     """One mesh as a filled volume [side, side, side] of bools, and whether its surface is closed.
 
-    The centre of its bounding box comes to the centre of the frame, and its longest side fills the frame but for a
-    margin (22 voxels of 32). An open surface encloses only what is closed at the size of a voxel.
+    The centre of its bounding box moves to the centre of the frame. Its longest side fills 0.7 of the frame (22 voxels
+    of 32). An open surface encloses only what is closed at the size of a voxel.
 
     Raises:
       Mistake: if the file cannot be read as a mesh, has no faces, or no extent.

@@ -1,8 +1,8 @@
 """Stacks of particle images or of volumes in MRC files, read where they lie.
 
-Every example is brought to mean 0 and standard deviation 1 of its own, as cryo-EM programs do with particles: their
-scale is arbitrary, and the background, about 0 then, goes on outside of the frame. That asks for the Gaussian
-likelihood. Rows stay in the order of the file; most programs show its first row lowest.
+Each example is normalised to mean 0 and standard deviation 1, as cryo-EM programs do with particles: their scale is
+arbitrary. The background is then about 0, as is the level outside of the frame. Use the Gaussian likelihood. Rows stay
+in the order of the file; most programs show its first row lowest.
 """
 
 import pathlib

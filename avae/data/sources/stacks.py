@@ -28,9 +28,9 @@ def real(images: np.ndarray) -> np.ndarray:
 class Stack(NamedTuple):
     """Examples [N, *space, C] as stored, labels [N] or None, and what is known of them.
 
-    `what` they are called together, how `scale` makes float32 of stored values, and the `names` [N] of each, such as
-    files relative to the folder: strings in which bytes that are no UTF-8 are lone surrogates (`os.fsdecode`). The
-    `spacing` is the lengths of a voxel along x, y, z, where the source says them.
+    `what` is a name for all of them. `scale` makes float32 of stored values. `names` [N] has one for each, such as its
+    file relative to the folder; bytes that are no UTF-8 are lone surrogates (`os.fsdecode`). `spacing` is the size of a
+    voxel along x, y, z, where the source gives it.
     """
 
     images: Any  # np.ndarray or Lazy

@@ -1,6 +1,6 @@
 """TIFF files of one page, by tifffile: whatever their tags say about the pixels is done, or named.
 
-Done: byte order, depth, signs, palettes, zero as white (brightness is then the top minus what is stored), colours
+Done: byte order, depth, signs, palettes, zero as white (the stored value is subtracted from the top), colours
 premultiplied by alpha, orientation. Compressions that tifffile lacks without the extra "codecs" are left to Pillow,
 where it keeps the depth.
 """

@@ -25,8 +25,8 @@ def find(root: pathlib.Path, suffixes: Sequence[str], what: str, *, quiet: bool 
     Files and folders whose names begin with a dot are hidden, and so are those that operating systems add. Whatever
     else is left out is counted and named on standard error: other files, links to nothing, folders that cannot be read.
 
-    The category is the first folder below the root that is not called train or test (root/chair/test/x.off), or else
-    the root itself.
+    The category is the first folder below the root that is not called train or test, as in root/chair/test/x.off. If
+    there is none, it is the root itself.
 
     Args:
       root: the folder.
