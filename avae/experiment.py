@@ -31,8 +31,9 @@ class Train:
         cannot hold what of a pose is finer.
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
       search: pose search inside the step, or None to train a plain VAE.
-      search_every: epochs from one full search to the next. In the others each image's last pose is refined, beside a
-        few fresh starts; 1 for a full search at every step.
+      search_every: epochs from one full search to the next, once a quarter of the steps is done. In the others each
+        image's last pose is refined, beside a few fresh starts; 1 for a full search at every step, as there is where
+        no pose can be remembered: images at fresh poses, a finite family.
       seed: of the weights, the order of the data and all draws.
       poses: known poses, near which alone is searched in the first quarter of the steps, and which are among the starts
         from then on: "star" for those that the data hold, or a path (`avae.data.known`); "" for none.
@@ -54,7 +55,7 @@ class Train:
     jitter: float = 0.5
     precision: str = "float32"
     search: Search | None = settings.training(Search())
-    search_every: int = 1
+    search_every: int = 4
     seed: int = 0
     poses: str = ""
     start: str = ""

@@ -48,8 +48,8 @@ def steps_per_run(train: Train, n_train: int) -> int:
     return max(1, updates) * train.accumulate
 
 
-def near_known(experiment: Experiment) -> int:
-    """The first steps, in which poses are searched near known ones alone: a quarter of them."""
+def first_quarter(experiment: Experiment) -> int:
+    """The first quarter of the steps, in which orientations settle: every search is full, or near known poses."""
     return max(1, steps_per_run(experiment.train, experiment.data.n_train) // 4)
 
 
@@ -113,7 +113,7 @@ def train_step(
 
     params = state.params.in_precision(experiment.train.precision)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, Layout(shards), index)
-    poses, known = state.poses, state.step < (near_known(experiment) if experiment.train.poses else 0)
+    poses, known = state.poses, state.step < (first_quarter(experiment) if experiment.train.poses else 0)
     if state.poses is not None and alpha is not None:
         poses = jnp.where(known, state.poses, state.poses.at[index].set(alpha))
 
@@ -183,12 +183,13 @@ def _search_poses(
     if state.poses is None:
         alpha, gain = searched(search, None)
     elif experiment.train.poses:
-        first = near_known(experiment)
+        first = first_quarter(experiment)
         again = functools.partial(searched, search)
         alpha, gain = jax.lax.cond(state.step < first, near, again, state.poses[index])
     else:
         alpha, gain = jax.lax.cond(
-            epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0,
+            (state.step < first_quarter(experiment))
+            | (epoch(state.step, images.shape[0], experiment.data.n_train) % experiment.train.search_every == 0),
             lambda _: searched(search, None),
             lambda remembered: searched(from_memory(search), remembered),
             state.poses[index],
