@@ -19,7 +19,6 @@ import importlib
 import math
 import sys
 import time
-import types
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from baselines import aligned, angle_errors, described, encoded, plain, provenan
 from moments import pull_maps
 from protocol import facts, flags, save
 from scores import clustered, reduced
+from stand_ins import with_older_numpy, without
 
 import avae
 from avae.data import dataset
@@ -34,6 +34,7 @@ from avae.data.posing import posed
 from avae.report.page import environment
 
 PUBLISHED = {"purity, mixture": 0.818, "purity, k-means": 0.737}
+TRANSFORMS = ("torchvision.transforms", "torchvision.transforms.functional")  # one flip of it, and names in the config
 SCORES = ("purity, mixture", "purity, k-means", "accuracy, mixture", "accuracy, k-means")
 
 
@@ -48,8 +49,8 @@ class O2VAE:
         import torch
 
         torch.manual_seed(seed)
-        _without_torchvision(torch)
-        _with_older_numpy("e2cnn.nn")
+        without("torchvision", "torchvision.utils", *TRANSFORMS, vflip=lambda x: torch.flip(x, [-2]))
+        with_older_numpy("e2cnn.nn")
         importlib.import_module("skimage.transform._warps")  # which it reads without importing
         sys.path.insert(0, checkout)
         config = importlib.import_module("configs.config_o2mnist").config
@@ -95,42 +96,6 @@ class O2VAE:
         matrix = torch.stack([cos, -sin * flip, zero, sin, cos * flip, zero], 1).view(-1, 2, 3)
         grid = torch.nn.functional.affine_grid(matrix, list(x.shape), align_corners=False)
         return torch.nn.functional.grid_sample(x, grid, mode="nearest", align_corners=False)
-
-
-def _with_older_numpy(name: str) -> None:
-    """Imports a package written for NumPy 1.20 with two of its habits: `np.float`, and `copy=False` where it can be."""
-
-    class Older(types.ModuleType):
-        float = float
-
-        @staticmethod
-        def array(value: Any, *args: Any, copy: Any = True, **kwargs: Any) -> np.ndarray:
-            return np.array(value, *args, copy=copy or None, **kwargs)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(np, name)
-
-    importlib.import_module(name)
-    for module in [module for key, module in sys.modules.items() if key.partition(".")[0] == name.partition(".")[0]]:
-        if getattr(module, "np", None) is np:
-            module.np = Older("numpy")  # pyright: ignore
-
-
-def _without_torchvision(torch: Any) -> None:
-    """Modules in torchvision's place: O2-VAE needs one flip of it, and the names of some transforms in its config."""
-
-    class Named(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return lambda *args, **kwargs: None
-
-    functional = Named("torchvision.transforms.functional")
-    functional.vflip = lambda x: torch.flip(x, [-2])
-    transforms, top, drawing = Named("torchvision.transforms"), Named("torchvision"), Named("torchvision.utils")
-    transforms.functional, top.transforms, top.utils = functional, transforms, drawing
-    for module in (top, transforms, functional, drawing):
-        sys.modules[module.__name__] = module
 
 
 def digits(n: int, flips: bool, seed: int) -> tuple[dataset.Splits, avae.Transform]:
