@@ -88,28 +88,19 @@ def of_speed(out: pathlib.Path, printed: str) -> dict[str, str]:
 
 
 def of_table(name: str) -> Reader:
-    """Every row of the table that a comparison writes, by its first cells; the file is kept with the others."""
+    """The first number of each row of the table that a comparison writes; the files are kept with the others."""
 
     def read(out: pathlib.Path, printed: str) -> dict[str, str]:
         for path in (*out.glob(f"{name}.*"), *out.glob("*.png")):
             target = TABLE.parent if path.suffix != ".png" else HERE.parent / "docs" / "images"
             (target / path.name).write_bytes(path.read_bytes())
         lines = [line for line in (out / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
-        return {", ".join(_words(line)): ", ".join(_numbers(line)) for line in lines[1:]}
+        cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[1:]]
+        named = [sum(not re.match(r"[-+\d]", cell) for cell in row if cell) for row in cells]  # words, then numbers
+        firsts = [next(filter(None, row[n:]), "") for row, n in zip(cells, named, strict=True)]
+        return {", ".join(row[:n]): first for row, n, first in zip(cells, named, firsts, strict=True)}
 
     return read
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def _words(line: str) -> list[str]:
-    return [cell for cell in _cells(line) if cell and not re.match(r"[-+\d.]", cell)]
-
-
-def _numbers(line: str) -> list[str]:
-    return [cell for cell in _cells(line) if re.match(r"[-+\d.]", cell)]
 
 
 SEARCHED, PLAIN = "loss.avae.search.sampled", "loss.plain_vae.no_search.sampled"
@@ -137,6 +128,27 @@ RECIPES = {
     ),
     "noisy particles": Recipe(
         "python benchmarks/drift.py particles --epochs 24 --seeds 0 1 2", of_drift, OUT, ("README.md",)
+    ),
+    "cells": Recipe(
+        f"{RIVALS}/cells.py --minutes 2 --seeds 1 --o2vae {{o2vae}}", of_table("rival_cells"), OUT, ("docs/results.md",)
+    ),
+    "animals": Recipe(
+        f"{RIVALS}/animals.py --data {{animals}} --minutes 5 --seeds 1",
+        of_table("rival_animals"),
+        OUT,
+        ("docs/results.md",),
+    ),
+    "O2-MNIST": Recipe(
+        f"{RIVALS}/o2vae.py --minutes 1.5 --seeds 1 --n 1500 --o2vae {{o2vae}}",
+        of_table("rival_o2vae"),
+        OUT,
+        ("docs/results.md",),
+    ),
+    "searches": Recipe(
+        f"{RIVALS}/tied.py --minutes 0.6 --seeds 1 --n 24 --shares 0.25 --tied {{tied}}",
+        of_table("rival_tied"),
+        OUT,
+        ("docs/results.md",),
     ),
     "speed": Recipe(
         "python benchmarks/align.py --workdir=runs/rot_mnist", of_speed, OUT, ("README.md", "docs/performance.md")

@@ -66,7 +66,7 @@ def test_tables_of_comparisons_are_on_the_page_as_they_were_written():
             assert not line.startswith("|") or line in results, (path.name, line)
 
 
-def test_numbers_are_read_from_results(reproduce, tmp_path):
+def test_numbers_are_read_from_results(reproduce, tmp_path, monkeypatch):
     for seed, loss in enumerate((1.0, 2.0)):
         bound = {"avae": {"mean": -loss, "standard_error": 0.125}}
         (tmp_path / f"{seed}").mkdir()
@@ -81,6 +81,13 @@ def test_numbers_are_read_from_results(reproduce, tmp_path):
     lines = [{"seed": 0, "median": 9.0}, {"seed": 0, "median": 1.0}, {"seed": 1, "median": 2.0}]
     (tmp_path / "drift.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert reproduce.of_drift(tmp_path, "") == {"avae": "1.50°"}
+    lines = ["| asked | method | right | minutes |", "|---|---|---|---|", "| line | avae | 0.7 | 3 epochs |"]
+    (tmp_path / "mine.md").write_text("\n".join([*lines, "| line | VAE, plain | 0.6 | |", "| line | PCA | | -2 |"]))
+    monkeypatch.setattr(reproduce, "TABLE", tmp_path / "kept" / "numbers.json")
+    (tmp_path / "kept").mkdir()
+    named = reproduce.of_table("mine")(tmp_path, "")
+    assert named == {"line, avae": "0.7", "line, VAE, plain": "0.6", "line, PCA": "-2"}
+    assert (tmp_path / "kept" / "mine.md").exists()
     rates = [{"name": "avae.align default 48", "images_per_second": 1234.5}]
     rates.append({"name": "PyTorch search 32", "images_per_second": 9.87})
     (tmp_path / "align_mlp_64.json").write_text(json.dumps({"rows": rates}))

@@ -39,7 +39,7 @@ def described(images: np.ndarray, family: str, *, mirror: bool, latent: int, see
     config.model.update(image_shape=images.shape[1:], latent=latent)
     config.transform.update(name=family, mirror=mirror)
     config.data.update(name="images.npy", pose="as_is", n_train=len(images))
-    config.train.update(seed=seed, search_every=EVERY, batch_size=min(128, len(images) // 4))
+    config.train.update(seed=seed, search_every=EVERY, batch_size=min(128, max(8, len(images) // 20)))
     config.train.update(train)
     return experiment(config)
 

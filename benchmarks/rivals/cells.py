@@ -22,6 +22,7 @@ from avae.data.sources import embedded
 from avae.report.page import environment
 
 ASKED = ("line", "treatment")
+EVERY = 10  # epochs from one full search to the next: it takes as long as ten of the others
 
 
 def cells(n: int, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -34,7 +35,7 @@ def cells(n: int, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def codes(images: np.ndarray, args: Any, seed: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Codes [N, z] by each method, and what each network took."""
-    task = described(images, "rigid", mirror=True, latent=args.latent, seed=seed)
+    task = described(images, "rigid", mirror=True, latent=args.latent, seed=seed, search_every=EVERY)
     searched, vae = trained(task, images, args.minutes), trained(plain(task), images, args.minutes)
     straight = np.asarray(avae.warp(images, np.float32(pull_maps(images, mirror=True, centred=True))))
     found = {

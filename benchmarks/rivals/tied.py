@@ -22,6 +22,7 @@ import dataclasses
 import importlib
 import inspect
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -217,7 +218,7 @@ def compared(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     losses, rows = Losses(shared.weights), []
     rivals = Rivals(args.tied, losses, shared.classifier) if args.tied else None
 
-    def row(law: str, method: str, pull: np.ndarray, passes: float, seconds: float, **more: Any) -> None:
+    def row(law: str, method: str, pull: np.ndarray, passes: float, seconds: float) -> None:
         x = torch.tensor(np.moveaxis(shared.images[law], -1, 1))
         with torch.no_grad():
             matrix = torch.tensor(np.float32(pull))
@@ -227,7 +228,7 @@ def compared(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         found = {"seed": seed, "poses": law, "method": method, "J": float(j.mean()), "passes": passes}
         found["accuracy"] = float(np.mean(shared.classifier.predict(canonical) == shared.labels))
         found |= {"harmed": float(np.mean(harm > HARM)), "worst harm": float(harm.max()), "seconds": seconds}
-        rows.append(found | more)
+        rows.append(found)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
 
     for law, images in shared.images.items():
@@ -251,7 +252,8 @@ def compared(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
                     with torch.no_grad():
                         pull = rivals.search(name, energy, share)(x)
                     took, count = time.process_time() - start, losses.passes / args.n
-                    row(law, f"{name}, {energy}", pull.detach().numpy(), count, took, share=share)
+                    whole = f"{name}, {energy}" + (f", {share:g} of it" if share < 1 else "")
+                    row(law, whole, pull.detach().numpy(), count, took)
     return rows
 
 
@@ -266,8 +268,8 @@ def drawn(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for ax, law in zip(figure.subplots(1, len(LAWS)), LAWS, strict=True):
         of = [row for row in rows if row["poses"] == law]
-        for number, method in enumerate(dict.fromkeys(row["method"] for row in of)):
-            points = sorted((row["passes"], row["J"]) for row in of if row["method"] == method)
+        for number, method in enumerate(dict.fromkeys(re.sub(r", [\d.]+ of it$", "", row["method"]) for row in of)):
+            points = sorted((row["passes"], row["J"]) for row in of if row["method"].startswith(method))
             ax.plot(*zip(*points, strict=True), "o-" if "avae" in method else "s--", label=method, color=f"C{number}")
         ax.set(xscale="log", xlabel="forward passes for each image", title=law)
     figure.axes[0].set_ylabel("J, nats")
@@ -289,12 +291,11 @@ def main() -> None:
     columns = ("J", "passes", "accuracy", "harmed", "worst harm", "seconds")
     where = environment()
     lines = [f"{args.n} digits for each law of poses, {args.seeds} seeds (means). {rival or 'Rivals: not run.'}", ""]
-    lines += [f"| poses | method | share | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 3)]
-    keys = dict.fromkeys((row["poses"], row["method"], row.get("share", "")) for row in rows)
-    for key in keys:
-        of = [row for row in rows if (row["poses"], row["method"], row.get("share", "")) == key]
+    lines += [f"| poses | method | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 2)]
+    for law, method in dict.fromkeys((row["poses"], row["method"]) for row in rows):
+        of = [row for row in rows if (row["poses"], row["method"]) == (law, method)]
         means = (f"{np.mean([row[column] for row in of]):.4g}" for column in columns)
-        lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(means)} |")
+        lines.append(f"| {law} | {method} | {' | '.join(means)} |")
     result = {"rows": rows, "rival": rival, "environment": where, "args": f"{args}"}
     save(args.out, "rival_tied", result, "\n".join(["# Searches", "", facts(where), "", *lines]) + "\n")
     drawn(rows).savefig(args.out / "searches.png", dpi=120)
