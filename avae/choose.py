@@ -1,7 +1,7 @@
 """Defaults from the data: what a file holds, and the config of a run on it, with the reason for each choice.
 
-What is embedded (digits, furniture) has configs of its own; everything else comes from someone who knows the images,
-not the settings.
+What is embedded (digits, cells, furniture) has configs of its own; everything else comes from someone who knows the
+images, not the settings.
 """
 
 import functools

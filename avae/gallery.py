@@ -16,7 +16,7 @@ def examples(name: str | os.PathLike[str] = "digits", n: int | None = None) -> t
     """Images that are embedded in the package, or those of a file or folder.
 
     Args:
-      name: "digits", "furniture", or a path; see docs/poses.md.
+      name: "digits", "cells", "furniture", or a path; see docs/poses.md.
       n: the first so many; None for all.
 
     Returns:

@@ -16,6 +16,7 @@ import drift
 import jax.numpy as jnp
 import mrcfile
 import numpy as np
+from moments import moments
 from particles import Stack, shown
 from protocol import facts, flags, save
 from skimage.registration import phase_cross_correlation
@@ -28,18 +29,6 @@ from avae.report.page import environment
 
 ROUNDS = 3  # of phase correlation with the mean of what was aligned so far
 COLUMNS = ("method", "median", "within 5", "within 15", "k-means", "seconds")
-
-
-def moments(images: np.ndarray) -> np.ndarray:
-    """Angles [N] by which each picture is to be turned: its long axis, its heavier end first."""
-    side = images.shape[1]
-    y, x = (np.mgrid[:side, :side] + 0.5) * 2 / side - 1
-    weight = np.maximum(images[..., 0], 0) * (np.hypot(x, y) < 1)
-    mean = lambda of: (weight * of).sum((1, 2)) / weight.sum((1, 2))  # noqa: E731
-    dx, dy = x - mean(x)[:, None, None], y - mean(y)[:, None, None]
-    angle = 0.5 * np.arctan2(2 * mean(dx * dy), mean(dx**2) - mean(dy**2))
-    along = dx * np.cos(angle)[:, None, None] + dy * np.sin(angle)[:, None, None]
-    return angle + np.pi * (mean(along**3) < 0)
 
 
 def phase_correlation(images: np.ndarray) -> np.ndarray:

@@ -58,6 +58,24 @@ def test_furniture_comes_as_volumes_with_named_categories():
     assert {"Bedroom", "Kitchen", "Vehicles"} <= set(raw.class_names)
 
 
+def test_cells_are_pictures_named_by_line_and_treatment():
+    raw = read("cells", n_train=600, n_test=50)
+    assert raw.train_images.shape == (600, 64, 64, 1)
+    assert raw.class_names == tuple(f"{a}, {b}" for a in ("dlm8", "dunn") for b in ("control", "cytd", "jasp"))
+    labels = np.concatenate([raw.train_labels, raw.test_labels])
+    assert np.bincount(labels).tolist() == [114, 82, 62, 204, 93, 95]
+    filled = np.concatenate([raw.train_images, raw.test_images]).reshape(650, -1)
+    assert filled.max() == 1
+    area = [np.median(filled[labels == label].sum(1)) for label in (0, 4)]
+    assert area[0] < 60 < 100 < area[1]  # untreated DLM8 are small and round
+
+
+def test_the_notice_of_the_cells_is_that_of_the_mit_licence():
+    notice = " ".join((ROOT / "cells" / "NOTICE.md").read_text(encoding="utf-8").split())
+    assert "Copyright (c) 2018 Nina Miolane" in notice
+    assert "The above copyright notice and this permission notice shall be included in all copies" in notice
+
+
 def test_our_frame_is_a_rotation_of_the_physical_one_and_up_is_the_first_row():
     columns = []
     for axis in range(3):  # one voxel along +x, +y and +z of the physical frame from the centre of 5 x 5 x 5
@@ -329,7 +347,7 @@ def test_a_missing_source_is_a_sentence_with_a_suggestion(tmp_path):
             read(name)
 
 
-@pytest.mark.parametrize(("name", "dim"), [("digits", 3), ("furniture", 2)])
+@pytest.mark.parametrize(("name", "dim"), [("digits", 3), ("cells", 3), ("furniture", 2)])
 def test_embedded_data_of_another_dimension_is_a_sentence(name, dim):
     with pytest.raises(ValueError, match=f"the {name} are (images|volumes), but the transform poses (images|volumes)"):
         read(name, dim)

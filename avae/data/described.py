@@ -24,8 +24,9 @@ class Data:
     """Which images or volumes, at which poses.
 
     Attributes:
-      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
-        Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see `sources.read`.
+      name: "digits" (a subset of MNIST), "cells" (outlines), "furniture" (voxelised models), "tfds:" and the name of a
+        set of TensorFlow Datasets, or a path to a stack (.npy, .npz, .mrcs) or to a folder of images or meshes: see
+        `sources.read`.
       pose: "fixed" (one random pose per image, by seed), "as_is", or "fresh" (a new random pose each
         time a training image is drawn; test images are at fixed poses).
       test_pose: the same for test images alone: "fixed" or "as_is"; "" for what `pose` says.

@@ -66,9 +66,9 @@ def read(
     """The examples of one source; what is on disk stays there until its rows are asked for.
 
     Args:
-      name: "digits" (a subset of MNIST), "furniture" (voxelised models), "tfds:" and the name of a set of TensorFlow
-        Datasets, or a path: to a stack (`avae.data.sources.arrays`, `avae.data.sources.mrc`), to a folder of images
-        (`avae.data.sources.folders`; for `dim` 2) or of meshes (`avae.data.sources.meshes`; for `dim` 3).
+      name: "digits" (a subset of MNIST), "cells" (outlines), "furniture" (voxelised models), "tfds:" and the name of a
+        set of TensorFlow Datasets, or a path: to a stack (`avae.data.sources.arrays`, `avae.data.sources.mrc`), to a
+        folder of images (`avae.data.sources.folders`; for `dim` 2) or of meshes (`avae.data.sources.meshes`; for 3).
       dim: dimension of the space that the images live in, 2 or 3: what a stack of rank 4 means.
       n_train: training examples wanted.
       n_test: test examples wanted.

@@ -1,4 +1,4 @@
-"""The sets that the package carries: digits and furniture."""
+"""The sets that the package carries: digits, cells and furniture."""
 
 import importlib.resources
 
@@ -8,18 +8,25 @@ from avae.data.sources import meshes
 from avae.data.sources.stacks import Stack
 from avae.data.sources.walk import PARTS
 
-EMBEDDED = {"digits": 2, "furniture": 3}  # name: dimension
+EMBEDDED = {"digits": 2, "cells": 2, "furniture": 3}  # name: dimension
 
 
 def read(name: str) -> tuple[Stack, Stack]:
     """The training and test stack of an embedded set; twice the same if it has no split."""
-    return _digits() if name == "digits" else _furniture()
+    return {"digits": _digits, "cells": _cells, "furniture": _furniture}[name]()
 
 
 def _digits() -> tuple[Stack, Stack]:
     raw = _archive("digits")
     train, test = (Stack(raw[f"{part}_images"][..., None], raw[f"{part}_labels"], "embedded digits") for part in PARTS)
     return train, test
+
+
+def _cells() -> tuple[Stack, Stack]:
+    raw = _archive("cells")
+    labels = np.char.add(np.char.add(raw["line"], ", "), raw["treatment"])
+    stack = Stack(raw["images"][..., None], labels, "embedded cells")
+    return stack, stack
 
 
 def _furniture() -> tuple[Stack, Stack]:
