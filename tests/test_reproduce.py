@@ -48,10 +48,11 @@ def test_every_number_of_the_table_is_on_its_pages(reproduce):
                 assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", text), (name, what, page)
 
 
-def test_recipes_and_table_are_the_same(reproduce):
+def test_what_is_in_the_table_is_from_the_recipes(reproduce):
     table = reproduce.read()
-    assert list(table) == list(reproduce.RECIPES)
-    for name, recipe in reproduce.RECIPES.items():
+    assert list(table) == [name for name in reproduce.RECIPES if name in table]
+    for name in table:
+        recipe = reproduce.RECIPES[name]
         assert table[name]["command"] == recipe.command
         assert table[name]["pages"] == list(recipe.pages)
         assert table[name]["commit"]

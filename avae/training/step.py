@@ -96,8 +96,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step on a batch of images [B, H, W, C], split over `shards` devices.
 
-    `index` [B] says which of the training images they are; it is needed where their poses are remembered
-    (`Train.search_every`). Every draw comes from the seed and the step number, so a run can be resumed, or repeated,
+    `index` [B] says which of the training images they are; without it no pose is remembered (`Train.search_every`),
+    and every search is full. Every draw comes from the seed and the step number, so a run can be resumed, or repeated,
     bit for bit.
 
     Returns:
@@ -114,7 +114,7 @@ def train_step(
     params = state.params.in_precision(experiment.train.precision)
     alpha, metrics = _search_poses(state.replace(params=params), images, start_key, experiment, Layout(shards), index)
     poses, known = state.poses, state.step < (first_quarter(experiment) if experiment.train.poses else 0)
-    if state.poses is not None and alpha is not None:
+    if state.poses is not None and alpha is not None and index is not None:
         poses = jnp.where(known, state.poses, state.poses.at[index].set(alpha))
 
     canonical = None
@@ -180,7 +180,7 @@ def _search_poses(
         alpha, gain = in_parts(lambda pair: one(*pair), (images, remembered), layout)
         return alpha, jnp.mean(gain)
 
-    if state.poses is None:
+    if state.poses is None or index is None:
         alpha, gain = searched(search, None)
     elif experiment.train.poses:
         first = first_quarter(experiment)
