@@ -51,7 +51,7 @@ def search_one(
     is a cheaper loss that scores them, and the example in the form it takes; None scores them by the loss itself.
     """
     scores = survey(*(twin or (loss, x)), starts)  # 1. J at every start, slid where it suits; a cheaper twin will do
-    kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin is not None)  # 2. the best few
+    kept, identity_loss = top_k(loss, x, scores, starts[:1], search.top_k, twin)  # 2. the best few
     n_cells = len(starts) if n_cells is None else n_cells
     nearby = look_around(loss, x, kept, family, search.n_local, n_cells)  # 3. poses in the cell of each
     found = refine_all(loss, x, best(nearby, search.n_refined), family, search)  # 4. by gradient
@@ -73,16 +73,17 @@ def survey(loss: Loss, x: Any, alpha: Array) -> Poses:
     return Poses(alpha, losses, jnp.arange(len(alpha)))
 
 
-def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, by_twin: bool) -> tuple[Poses, Array]:
+def top_k(loss: Loss, x: Any, scores: Poses, identity: Array, k: int, twin: Twin = None) -> tuple[Poses, Array]:
     """The best `k` starts, best first, and the loss of the `identity` [1, size], the first of them.
 
     What a twin says is not J, nor what a slide says: the encoder has not seen the image at the new shift. Then the best
     3 k, slid once more, and the identity are scored by J, so that the search never makes an aligned input worse.
     """
-    if not by_twin and not slides(loss):
+    if twin is None and not slides(loss):
         return best(scores, k), scores.loss[0]
     few = best(scores, 3 * k)
-    alpha = survey(loss, x, few.alpha).alpha if slides(loss) else few.alpha
+    slid = twin if twin and slides(twin[0]) else (loss, x)
+    alpha = survey(*slid, few.alpha).alpha if slides(loss) else few.alpha
     again = score(loss, x, jnp.concatenate([alpha, identity]))
     twice = (few.start == 0).any() & (not slides(loss))  # the identity is among the best already
     counted = jnp.where(twice, again.loss.at[-1].set(jnp.inf), again.loss)

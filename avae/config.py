@@ -77,8 +77,11 @@ def experiment(config: Mapping[str, Any] | ConfigDict) -> Experiment:
     if training is None and model.pose_network is not None:
         raise Mistake("pose_network.enabled: expected False where train.search.enabled is: it learns from the search")
     data = _build(Data, "data", given["data"] | {"transform": _transform("data.transform", given["data"]["transform"])})
-    if training is None or data.pose == "fresh" or not model.transform.dof:
-        train["search_every"] = 1  # there is no pose to remember
+    if train["search_every"] > 1 and (training is None or data.pose == "fresh"):
+        why = "train.search.enabled is False" if training is None else 'data.pose is "fresh"'
+        raise Mistake(
+            f"train.search_every: expected 1, got {train['search_every']}: {why}, so that there is no pose to remember"
+        )
     if train["poses"] and (training is None or not model.transform.dof or data.pose != "as_is"):
         raise Mistake(
             "train.poses: expected train.search.enabled, a family that is no finite set and data.pose=as_is, got "

@@ -32,8 +32,7 @@ class Train:
       precision: in which the networks compute while training, "float32" or "bfloat16"; all else is float32.
       search: pose search inside the step, or None to train a plain VAE.
       search_every: epochs from one full search to the next, once a quarter of the steps is done. In the others each
-        image's last pose is refined, beside a few fresh starts; 1 for a full search at every step, as there is where
-        no pose can be remembered: images at fresh poses, a finite family.
+        image's last pose is refined, beside a few fresh starts; 1 for a full search at every step.
       seed: of the weights, the order of the data and all draws.
       poses: known poses, near which alone is searched in the first quarter of the steps, and which are among the starts
         from then on: "star" for those that the data hold, or a path (`avae.data.known`); "" for none.
@@ -55,7 +54,7 @@ class Train:
     jitter: float = 0.5
     precision: str = "float32"
     search: Search | None = settings.training(Search())
-    search_every: int = 4
+    search_every: int = 1
     seed: int = 0
     poses: str = ""
     start: str = ""

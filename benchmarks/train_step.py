@@ -27,9 +27,10 @@ def sides(batch: int) -> dict[str, tuple[Any, int]]:
     """For each kind of step the experiment, and a step number at which it is taken."""
     config = default()
     config.train.batch_size = batch
+    config.train.search_every = 4
     later = 9 * config.data.n_train // batch + 1  # a step of the tenth epoch of thirty, which goes by memory
     searched = experiment(config)
-    config.train.search.enabled = False
+    config.train.search_every, config.train.search.enabled = 1, False
     return {
         "no search (plain VAE)": (experiment(config), 0),
         "full search": (searched, 0),

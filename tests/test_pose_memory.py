@@ -72,8 +72,7 @@ def test_poses_are_saved_with_the_state(remembering, tmp_path):
     np.testing.assert_array_equal(restored.poses, 0.5)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"data.pose": "fresh"}, {"train.search.enabled": False}, {"transform.name": "quarter_turns"}]
-)
-def test_without_a_pose_to_remember_every_search_is_full(changes):
-    assert experiment(tiny(**{"train.search_every": 3}, **changes)).train.search_every == 1
+@pytest.mark.parametrize("changes", [{"data.pose": "fresh"}, {"train.search.enabled": False}])
+def test_poses_that_cannot_be_remembered(changes):
+    with pytest.raises(ValueError, match=r"train.search_every: expected 1, got 2: .* no pose to remember"):
+        experiment(tiny(**{"train.search_every": 2}, **changes))

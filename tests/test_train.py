@@ -38,7 +38,6 @@ TINY = {
     "train.checkpoint_every": 7,
     "train.log_every": 10,
     "train.warmup_steps": 2,
-    "train.search_every": 1,  # one search to compile; tests of two are in test_pose_memory.py
     "evaluation.baseline_epochs": 1,
     "evaluation.draws": 2,
     "evaluation.n_exhaustive": 8,
