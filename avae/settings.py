@@ -142,7 +142,7 @@ def training_of(model: Any) -> Search:
     noisy = (slides := can_slide(model, family)) and isinstance(model.likelihood, Gaussian)
     search = training(of_family(family, noisy=noisy), slides)
     if noisy and type(family) in NOISY and model.reducible(2) and can_slide(model, family, 2):
-        search = dataclasses.replace(search, twin=2)
+        search = dataclasses.replace(search, twin=2, top_k=6)
     return search if family is model.transform else _both_hands(search)
 
 
