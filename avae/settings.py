@@ -122,9 +122,10 @@ def of_family(
 def training(search: Search, slides: bool = False) -> Search:
     """The search inside a training step, from that of inference: fewer poses, fewer steps, and at most 64 starts.
 
-    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many leave digits at two
-    orientations, and poses of particles drift (docs/results.md). Where J `slides`, no poses are tried around the
-    starts, but four are kept: the encoder first sees them off their centre, and too many of the best two are wrong.
+    Never fewer than 32 starts, each drawn anew in its stratum at every step: half as many leave more classes of digits
+    at two orientations. Where J `slides`, no poses are tried around the starts, but four starts are kept: the encoder
+    first sees them off their centre, and too many of the best two are wrong. With 32 starts in place of 64 the poses of
+    particles drift (docs/results.md).
     """
     return dataclasses.replace(
         search,
@@ -137,19 +138,18 @@ def training(search: Search, slides: bool = False) -> Search:
 
 
 def training_of(model: Any) -> Search:
-    """The search of a model inside a training step; a twin scores the starts of `NOISY` families."""
-    family = model.transform.family if isinstance(model.transform, Mirrored) else model.transform
-    noisy = (slides := can_slide(model, family)) and isinstance(model.likelihood, Gaussian)
-    search = training(of_family(family, noisy=noisy), slides)
-    if noisy and type(family) in NOISY and model.reducible(2) and can_slide(model, family, 2):
-        search = dataclasses.replace(search, twin=2, top_k=6)
-    return search if family is model.transform else _both_hands(search)
+    """The search of a model inside a training step; with mirror images, as for `of_family`."""
+    family, slides = model.transform, can_slide(model, model.transform)
+    if isinstance(family, Mirrored):
+        return _both_hands(training(of_family(family.family), slides))
+    return training(of_family(family), slides)
 
 
-def can_slide(model: Any, family: Transform, twin: int = 1) -> bool:
+def can_slide(model: Any, family: Transform) -> bool:
     """Whether all shifts, of a pixel or more, are scored at once (`avae.slide`): a correlation gives the likelihood."""
-    known = family.shifts > 0 and hasattr(model.likelihood, "natural")
-    return known and (model.image_shape is None or family.farthest * min(model.image_shape[:-1]) >= 2 * twin)
+    if family.shifts == 0 or not hasattr(model.likelihood, "natural"):
+        return False
+    return model.image_shape is None or family.farthest * min(model.image_shape[:-1]) >= 2
 
 
 def from_memory(search: Search) -> Search:
