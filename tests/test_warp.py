@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.ndimage import map_coordinates
 
 import avae
-from avae.transforms.warp import compose, invert
+from avae.transforms.warp import compose, invert, warp_one
 
 warp = jax.jit(avae.warp)  # compiled once per shape: op by op, these tests take minutes
 oracle = jax.jit(lambda x, read: map_coordinates(x, list(read), order=1, mode="constant"))
@@ -285,3 +285,19 @@ def test_a_mirror_mirrors(images):
 def test_wrong_dtype(dtype):
     with pytest.raises(ValueError, match=f"floating-point images, got dtype {np.dtype(dtype)}"):
         avae.warp(np.zeros((8, 8, 1), dtype), np.eye(2, 3, dtype=np.float32))
+
+
+def test_neighbours_are_read_in_one_loop():
+    """Also where the pixels are summed: four loops, one a neighbour, take several times as long."""
+
+    def squares(x, matrix):
+        return jnp.sum((x - warp_one(x, matrix)) ** 2)
+
+    compiled = jax.jit(jax.vmap(squares)).lower(jnp.zeros((8, 48, 48, 1)), jnp.zeros((8, 2, 3))).compile()
+    loops = [body for body in compiled.as_text().split("\n}") if " gather(" in body]
+    assert sum(body.count(" gather(") for body in loops) == 4
+    assert len(loops) == 1
+
+
+def test_a_pose_that_is_no_number_gives_no_number():
+    assert np.isnan(warp_one(jnp.ones((4, 4, 1)), jnp.full((2, 3), jnp.nan))).all()
