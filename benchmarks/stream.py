@@ -26,6 +26,16 @@ SIDE = 64
 PART = 5000  # images made at a time
 
 
+# The command, and then its peak: what wait4 says of a child counts the memory of its parent before exec as well.
+MEASURED = """
+import pathlib, sys
+from avae import cli
+cli.main(sys.argv[2:])
+status = pathlib.Path("/proc/self/status").read_text()
+pathlib.Path(sys.argv[1]).write_text(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
 def images(n: int, path: pathlib.Path) -> None:
     """Writes `n` images, a part at a time."""
     rng = np.random.default_rng(0)
@@ -55,7 +65,17 @@ def trained(folder: pathlib.Path, family: str) -> pathlib.Path:
 
 def started(run: pathlib.Path, data: pathlib.Path, out: pathlib.Path) -> subprocess.Popen:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "avae", "align", str(run), str(data), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        MEASURED,
+        str(run.parent / "peak"),
+        "align",
+        str(run),
+        str(data),
+        "--out",
+        str(out),
+    ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "cache")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -68,12 +88,10 @@ def memory(folder: pathlib.Path, sizes: list[int]) -> None:
         data, out = folder / f"{n}.npy", folder / f"poses{n}"
         images(n, data)
         clock = time.monotonic()
-        process = started(run, data, out)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - clock
-        if status:
-            raise RuntimeError(f"avae align ended with {status}")
-        print(f"| {n:,} | {n * SIDE**2 / 2**30:.2f} | {usage.ru_maxrss / 2**20:.2f} | {seconds:.0f} |", flush=True)
+        if started(run, data, out).wait():
+            raise RuntimeError("avae align failed")
+        seconds, peak = time.monotonic() - clock, int((folder / "peak").read_text()) / 2**20
+        print(f"| {n:,} | {n * SIDE**2 / 2**30:.2f} | {peak:.2f} | {seconds:.0f} |", flush=True)
         data.unlink()
         (out / "aligned.npy").unlink()
 
@@ -112,31 +130,36 @@ def speed(folder: pathlib.Path, n: int, turns: int, search: str) -> None:
 
 
 def kills(folder: pathlib.Path, n: int, times: int) -> None:
-    """Kills the command at random moments, and compares what it writes in the end with an undisturbed one."""
+    """Kills the command again and again, and compares what it writes in the end with an undisturbed one.
+
+    All but two kills come while rows are found, at places spread over the data; the others while tables are written.
+    """
     run, draw, files = trained(folder, "quarter_turns"), random.Random(0), ("poses.csv", "poses.npz", "aligned.npy")
     images(n, folder / "data.npy")
-    if started(run, folder / "data.npy", folder / "compiled").wait():
-        raise RuntimeError("avae align failed")
-    clock = time.monotonic()
     if started(run, folder / "data.npy", folder / "undisturbed").wait():
         raise RuntimeError("avae align failed")
-    whole, out, killed = time.monotonic() - clock, folder / "disturbed", 0
-    while killed < times:
+    out, targets = folder / "disturbed", [*sorted(draw.uniform(0, 0.95 * n) for _ in range(times - 2)), n, n]
+    for k, target in enumerate(targets):
         process = started(run, folder / "data.npy", out)
-        try:
-            process.wait(draw.uniform(0, whole) if killed % 5 == 0 else draw.uniform(0.5, 0.8) * whole)
-            raise RuntimeError(f"ended after {killed} kills: take more images")
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
-            done = int(np.load(out / "rows.npy", mmap_mode="r")["done"].sum()) if (out / "rows.npy").exists() else 0
-            print(f"kill {killed}: {done:,} of {n:,} rows, tables {(out / 'poses.csv').exists()}", flush=True)
+        while process.poll() is None and done(out) < target:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        if process.poll() is not None:
+            raise RuntimeError(f"ended before kill {k + 1}: take more images")
+        process.kill()
+        process.wait()
+        print(f"kill {k + 1}: {done(out):,} of {n:,} rows, tables {(out / 'poses.csv').exists()}", flush=True)
     if started(run, folder / "data.npy", out).wait():
         raise RuntimeError("avae align failed")
     same = [(out / name).read_bytes() == (folder / "undisturbed" / name).read_bytes() for name in files]
     print(", ".join(f"{name} {'the same' if one else 'OTHER'}" for name, one in zip(files, same, strict=True)))
     sys.exit(not all(same))
+
+
+def done(out: pathlib.Path) -> int:
+    """Rows that are found."""
+    path = out / "rows.npy"
+    return int(np.load(path, mmap_mode="r")["done"].sum()) if path.exists() else 0
 
 
 def main() -> None:

@@ -141,9 +141,10 @@ def test_training_begins_near_known_poses(tmp_path):
     known = np.asarray(jax.vmap(avae.Rotation().project)(known.astype(np.float32)))
     avae.fit(IMAGES, workdir=tmp_path / "run", poses=known, progress=False, **SHORT)
     described = load_experiment(tmp_path / "run")
-    images, rows, _ = loop._training_images(described)
+    splits, _ = loop._training_images(described)
+    images, rows = splits.train.images, splits.rows
     np.testing.assert_array_equal(np.asarray(images)[..., 0], IMAGES[rows])
-    np.testing.assert_array_equal(loop._known(described, rows), known[rows])
+    np.testing.assert_array_equal(loop._known(described, splits), known[rows])
     again = init_state(described).replace(poses=jax.numpy.asarray(known[rows]))
     index = np.arange(8)
     far = again.replace(poses=again.poses + 1.0, step=jax.numpy.asarray(0))
