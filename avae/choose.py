@@ -141,6 +141,7 @@ def chosen(seen: Look, options: Mapping[str, Any] | None = None) -> tuple[Config
         choices.append(Choice("likelihood.mask", given["mask"], "pixels that are masked in all images do not count"))
     seed, family = given.get("seed", 0), next(choice.value for choice in choices if choice.name == "transform.name")
     settings = {"data.name": seen.name, "data.n_train": n_train, "data.seed": seed, "train.seed": seed}
+    settings |= {"data.masks": {"bool": True, "uint8": False}.get(seen.dtype)}  # as the reader decided
     settings |= {"data.fit": seen.fit, "train.start": str(given.get("start", ""))}
     settings |= {"data.transform.name": family, "evaluation.baseline_epochs": 0, "evaluation.n_exhaustive": 64}
     settings |= {"evaluation.n_curve": 32, "evaluation.n_bound": 32}

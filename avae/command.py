@@ -85,14 +85,21 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
         if {"--help", "-h"} & set(argv):
             print(values.get_help())
             sys.exit(0)
-        _, _, of_config = str(error).rpartition("mistake.Mistake: ")  # flags tell what a config raised as a traceback
-        raise Mistake(of_config.strip()) from None
+        raise Mistake(str(_first_mistake(error) or error).strip()) from None
     except (AttributeError, KeyError) as error:  # an override of a setting that is not there
         names = re.search(r'mean "(.*?)" instead of "(.*?)"', str(error))
         hint = f"{names[2]}; did you mean {names[1]}?" if names else str(error)
         raise Mistake(f"no such setting: {hint}") from None
     if surplus:
         raise Mistake(f"unexpected argument {surplus[0]!r}; everything is given as --name=value")
+
+
+def _first_mistake(error: BaseException | None) -> Mistake | None:
+    """What a config raised first: flags raise errors of their own from it, whose text is a traceback."""
+    found = None
+    while error is not None:
+        found, error = error if isinstance(error, Mistake) else found, error.__cause__ or error.__context__
+    return found
 
 
 def define_hosts(values: flags.FlagValues) -> Callable[[], None]:

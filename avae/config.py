@@ -43,6 +43,7 @@ def default() -> ConfigDict:
     train = dataclasses.asdict(Train()) | {"search": {"enabled": True} | _unset()}
     background = config_dict.FieldReference(AUTO, field_type=object)  # a string, a number or a tuple
     data = dataclasses.asdict(Data()) | {"transform": dict(TRANSFORM), "background": background}
+    data["masks"] = none(bool)
     return ConfigDict(
         {
             "data": data,

@@ -135,7 +135,8 @@ def test_a_complete_config_says_all_of_the_search():
     assert config["train"]["search"]["enabled"]
     assert complete(config) == config
     unset = {name for name, value in flatten(config).items() if value is None}
-    assert unset == {"search.learning_rate", "train.search.learning_rate", "likelihood.scale", "likelihood.mask"}
+    searches = {"search.learning_rate", "train.search.learning_rate"}
+    assert unset == searches | {"likelihood.scale", "likelihood.mask", "data.masks"}
 
 
 def test_a_complete_config_describes_the_same_experiment():

@@ -6,6 +6,7 @@ import pytest
 from template import SIDE, picture, template, turned
 
 import avae
+from avae.networks import values
 from avae.networks.values import Values
 from avae.runtime.parts import Layout
 from avae.training import loop
@@ -37,6 +38,19 @@ def test_masks_of_0_and_1_are_not_fractions_of_255():
     masks = (IMAGES[:2] > 0.5).astype(np.uint8)[..., None]
     np.testing.assert_array_equal(Values()(masks), masks)
     np.testing.assert_array_equal(Values()(255 * masks), masks)
+
+
+def test_a_run_keeps_what_its_reader_decided_of_8_bit_values(run, tmp_path, monkeypatch):
+    params, workdir = run
+    monkeypatch.setattr(values, "_is_mask", None)  # no batch is looked at
+    assert load_experiment(workdir).data.masks is params.model.values.masks is False
+    dark = np.zeros((1, SIDE, SIDE, 1), np.uint8)
+    dark[0, 3, 3] = 1
+    assert params.model.values(dark).max() == params.model.values(jax.numpy.asarray(dark)).max() == np.float32(1 / 255)
+    masks = (IMAGES > 0.5).astype(np.uint8)
+    ours = avae.fit(masks, workdir=tmp_path / "masks", progress=False, **SHORT).model.values
+    assert load_experiment(tmp_path / "masks").data.masks is ours.masks is True
+    assert ours(dark).max() == 1
 
 
 def test_a_workdir_is_a_run_that_goes_on(run, capsys):
@@ -127,9 +141,10 @@ def test_training_begins_near_known_poses(tmp_path):
     known = np.asarray(jax.vmap(avae.Rotation().project)(known.astype(np.float32)))
     avae.fit(IMAGES, workdir=tmp_path / "run", poses=known, progress=False, **SHORT)
     described = load_experiment(tmp_path / "run")
-    images, rows, _ = loop._training_images(described)
+    splits, _ = loop._training_images(described)
+    images, rows = splits.train.images, splits.rows
     np.testing.assert_array_equal(np.asarray(images)[..., 0], IMAGES[rows])
-    np.testing.assert_array_equal(loop._known(described, rows), known[rows])
+    np.testing.assert_array_equal(loop._known(described, splits), known[rows])
     again = init_state(described).replace(poses=jax.numpy.asarray(known[rows]))
     index = np.arange(8)
     far = again.replace(poses=again.poses + 1.0, step=jax.numpy.asarray(0))

@@ -15,10 +15,12 @@ from template import picture, turned
 
 import avae
 from avae import cli
-from avae.data import known, sources
+from avae.data import dataset as data, known, sources
 from avae.evaluation.averages import averages, clusters
 from avae.poses import folder, stream, table
-from avae.training import run_folder
+from avae.training import loop, run_folder
+from avae.training.checkpoint import Checkpoints
+from avae.training.step import init_state
 
 N = 30
 DEGREES = np.random.default_rng(0).uniform(0, 360, N)
@@ -268,6 +270,26 @@ def test_a_star_is_aligned_near_its_own_poses(run, mrcs, capsys):
     with pytest.raises(SystemExit):
         cli.main([*argv, "--within=0.1"])
     assert "--within: expected --around POSES beside it" in capsys.readouterr().err
+
+
+def test_training_begins_near_the_poses_of_a_star(tmp_path, monkeypatch):
+    mrcfile.write(tmp_path / "all.mrcs", IMAGES)
+    lines = ["data_", "loop_", "_rlnImageName #1", "_rlnAnglePsi #2"]
+    lines += [f"{k + 1}@all.mrcs {-angle:.4f}" for k, angle in enumerate(DEGREES)]
+    (tmp_path / "all.star").write_text("\n".join(lines) + "\n")
+    seen, real = [], loop._known
+    monkeypatch.setattr(loop, "_known", lambda *args: seen.append(real(*args)) or seen[0])
+    out = tmp_path / "run"
+    cli.main(["train", str(tmp_path / "all.star"), "--out", str(out), "--poses=star", "--transform=rotation", *SHORT])
+    described = run_folder.load_experiment(out)
+    rows = data.load(described.data).rows
+    off = np.angle(np.exp(1j * (seen[0][:, 0] - np.radians(DEGREES[rows]))))
+    np.testing.assert_allclose(off, 0, atol=1e-4)
+    with Checkpoints(out) as checkpoints:
+        kept = np.asarray(checkpoints.restore(init_state(described)).poses)[:, 0]
+    moved = np.abs(np.angle(np.exp(1j * (kept - seen[0][:, 0]))))
+    assert moved.min() < 1e-6  # the epoch's last images were in no batch: they are where they began
+    assert moved.max() > 1e-3
 
 
 def test_poses_that_relion_does_not_know_are_refused(mrcs, capsys):

@@ -71,7 +71,8 @@ class Examples(NamedTuple):
 class Splits(NamedTuple):
     """Training and test examples, the name of each label, and the background of the upright images.
 
-    `rows` [n_train] says which examples of the source the training images are, where it has an order of its own.
+    `rows` [n_train] says which of the `total` examples of the source the training images are, where it has an order of
+    its own.
     """
 
     train: Examples
@@ -79,6 +80,7 @@ class Splits(NamedTuple):
     class_names: tuple[str, ...] = ()
     background: tuple[float, ...] = (0.0,)
     rows: np.ndarray | None = None
+    total: int = 0
 
 
 def load(data: Data) -> Splits:
@@ -107,7 +109,7 @@ def load(data: Data) -> Splits:
     train = _examples(data, raw.train_images, raw.train_labels, train_key, stream=True)
     test_pose = data.test_pose or ("fixed" if data.pose == "fresh" else data.pose)
     test = _examples(dataclasses.replace(data, pose=test_pose), raw.test_images, raw.test_labels, test_key)
-    return Splits(train, test, raw.class_names, data.background, raw.rows)
+    return Splits(train, test, raw.class_names, data.background, raw.rows, raw.total)
 
 
 def order(n: int, batch_size: int, seed: int) -> grain.MapDataset:

@@ -46,6 +46,8 @@ class Data:
         not at all.
       mean: what is taken from each value of the source, as it is read (8-bit values as fractions of 255).
       std: by what the rest is divided; 0 and 1 leave the values as they are.
+      masks: whether the source holds masks of 0 and 1, so that raw 8-bit values given to the model are no fractions of
+        255; None where nobody said: each batch is then looked at.
     """
 
     name: str = "digits"
@@ -63,6 +65,7 @@ class Data:
     fit: str = ""
     mean: float = 0.0
     std: float = 1.0
+    masks: bool | None = None
 
     def __post_init__(self) -> None:
         for field in ("pose", "test_pose"):
@@ -101,7 +104,7 @@ class Data:
         if self.name in sources.EMBEDDED or self.name.startswith(sources.tfds.PREFIX):
             return None
         alone = self.name.lower().endswith((*sources.mrc.SUFFIXES, *sources.star.SUFFIXES))
-        return Values(self.mean, self.std, alone)
+        return Values(self.mean, self.std, alone, self.masks)
 
     @property
     def outside(self) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
+from avae.runtime.files import let_go
+
 CLUSTERS = range(2, 11)  # how many kinds are tried
 LOOKED_AT, SCORED = 20_000, 2_000  # latents that clusters are found from, and by which their number is chosen
 CHUNK = 512  # images at a time
@@ -83,5 +85,6 @@ def _means(stack: Any, group: np.ndarray, n: int) -> np.ndarray:
         part = np.asarray(stack[start : start + CHUNK], np.float64)
         for k in np.unique(where[where >= 0]):
             sums[k] += part[where == k].sum(axis=0)
+        let_go(stack)
     count = np.bincount(group[group >= 0], minlength=n)
     return (sums / np.maximum(count, 1).reshape(-1, *[1] * (sums.ndim - 1))).astype(np.float32)

@@ -11,6 +11,7 @@ from avae.data.sources import mrc
 from avae.data.sources.fit import HINT
 from avae.data.sources.mrc import package
 from avae.data.sources.stacks import Stack
+from avae.runtime.files import let_go
 from avae.runtime.mistake import Mistake
 from avae.transforms import Transform
 
@@ -60,6 +61,7 @@ class _Mapped:
     def write(self, index: np.ndarray, images: np.ndarray) -> None:
         self._file.reshape(self._shape)[index[0] : index[-1] + 1] = images
         self._file.flush()
+        let_go(self._file)
 
     def close(self) -> None:
         self._file.flush()
@@ -96,6 +98,7 @@ class _Mrc:
     def write(self, index: np.ndarray, images: np.ndarray) -> None:
         self._file.data[index[0] : index[-1] + 1] = images[..., 0]
         self._file.flush()
+        let_go(self._file.data)
 
     def close(self) -> None:
         self._file.update_header_stats()

@@ -13,6 +13,7 @@ from avae.model import Params
 from avae.poses import table
 from avae.report.pictures import contrast, picture
 from avae.runtime.files import write_whole
+from avae.transforms import Transform
 
 SHOWN = 24  # groups
 WORST = 36
@@ -62,7 +63,7 @@ def write(
 ) -> None:
     """Writes averages.png, averages_raw.png, worst.png and index.html into `out`."""
     family, space = params.model.transform, images.shape[1:-1]
-    columns = table.columns(np.asarray(rows), family, space)
+    columns = _columns(rows, family, space)
     doubted = worst(rows)
     side = int(np.ceil(np.sqrt(min(SHOWN, len(groups.names)))))
     montage(groups.raw[:SHOWN], side, out / "averages_raw.png")
@@ -94,6 +95,15 @@ def write(
         rows=", ".join(map(str, doubted.tolist())),
     )  # fmt: skip
     write_whole(out / "index.html", text)
+
+
+def _columns(rows: np.ndarray, family: Transform, space: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The columns that are shown, made a bounded number of rows at a time."""
+    parts = []
+    for start in range(0, len(rows), table.ROWS):
+        part = table.columns(np.asarray(rows[start : start + table.ROWS]), family, space)
+        parts.append({name: part[name] for name in part if name.startswith("std_") or name == "mirrored"})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _inline(path: pathlib.Path) -> str:

@@ -24,7 +24,7 @@ from avae.poses import table
 from avae.poses.images import Units, writer
 from avae.runtime import devices
 from avae.runtime.batches import at_once
-from avae.runtime.files import whole, write_whole
+from avae.runtime.files import let_go, whole, write_whole
 from avae.runtime.mistake import Mistake
 from avae.runtime.progress import Progress
 from avae.training import run_folder
@@ -158,6 +158,8 @@ def _batch(job: Job, index: np.ndarray, rows: np.memmap, pictures: Any) -> None:
     pictures.write(index, moved.astype(raw.dtype))
     rows[index[0] : index[-1] + 1] = part  # after the pictures: a row that is there has its picture
     rows.flush()
+    for array in (job.stack.images, rows):
+        let_go(array)
 
 
 def _latent(job: Job) -> int:
@@ -177,4 +179,5 @@ def move(stack: Stack, rows: np.ndarray, path: pathlib.Path, size: int) -> None:
         matrix = np.where(finite[:, None, None], rows["matrix"][index], np.eye(*rows["matrix"].shape[1:], dtype="f4"))
         moved = warp(raw.astype(np.float32) if order else raw, matrix, order=order)
         pictures.write(index, np.asarray(moved).astype(raw.dtype))
+        let_go(stack.images)
     pictures.close()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation as SpatialRotation
 
-from avae.runtime.files import whole, write_whole
+from avae.runtime.files import let_go, whole, write_whole
 from avae.transforms import Transform
 
 AXES = "xyz"
@@ -90,6 +90,7 @@ def write_csv(
             for k, values in enumerate(zip(*map(_texts, part.values()), strict=True)):
                 row = start + k
                 writer.writerow([row, *(column[row] for column in words.values()), *values])
+            let_go(rows)
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -1,9 +1,13 @@
 """Files that are whole or not there: whoever reads, or is killed while writing, never meets half a file."""
 
 import contextlib
+import mmap
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -36,3 +40,14 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
     """`path` with `~` for the home folder: no shell expands it behind the "=" of a flag."""
     return pathlib.Path(os.path.expanduser(path))
+
+
+def let_go(array: Any) -> None:
+    """Gives back the memory of what was read from, or written to, the file that an array is mapped from.
+
+    The file keeps all of it, and the array reads it again when asked. Other arrays stay as they are.
+    """
+    while isinstance(array, np.ndarray) and getattr(array, "mode", "") != "c":  # a private copy has no file behind it
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)

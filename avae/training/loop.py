@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from avae.checks import check_images, check_poses
-from avae.data import dataset as data, known, sources
+from avae.data import dataset as data, known
 from avae.experiment import Experiment
 from avae.inference.health import N_IMAGES
 from avae.model import Params
@@ -70,9 +70,10 @@ def fit(experiment: Experiment, workdir: pathlib.Path, config: Mapping[str, Any]
         if first >= total:
             claim()
             return trained(state, experiment)
-        images, rows, experiment = _training_images(experiment)
+        splits, experiment = _training_images(experiment)
+        images = splits.train.images
         if train.poses and first == 0:
-            state = state.replace(poses=devices.replicate(jnp.asarray(_known(experiment, rows))))
+            state = state.replace(poses=devices.replicate(jnp.asarray(_known(experiment, splits))))
         state = state.replace(params=state.params.replace(model=experiment.model))
         with contextlib.closing(data.batches(images, order, first, total)) as batches:
             batches = itertools.chain([next(batches)], batches)
@@ -96,24 +97,22 @@ def started(state: TrainState, run: str) -> TrainState:
     return state.replace(params=state.params.replace(weights=devices.replicate(weights)))
 
 
-def _training_images(experiment: Experiment) -> tuple[Any, np.ndarray | None, Experiment]:
-    """The training images, their rows in the source, and the experiment with their background; checks all images."""
+def _training_images(experiment: Experiment) -> tuple[data.Splits, Experiment]:
+    """The examples, and the experiment with their background; checks all images."""
     splits, name = data.load(experiment.data), experiment.data.name
     train, test = splits.train.images, splits.test.images
     some = train[np.arange(min(len(train), 512))]
     check_images(some, experiment.model, name=f"data.name: training images of {name}")
     for part, extremes in (("training", data.extremes(train)), ("test", data.extremes(test))):
         check_images(extremes, experiment.model, name=f"data.name: {part} images of {name}")
-    return train, splits.rows, experiment.with_background(splits.background)
+    return splits, experiment.with_background(splits.background)
 
 
-def _known(experiment: Experiment, rows: np.ndarray | None) -> np.ndarray:
+def _known(experiment: Experiment, splits: data.Splits) -> np.ndarray:
     """The known poses [n_train, size] of the training images."""
-    data, model = experiment.data, experiment.model
-    poses = known.read(experiment.train.poses, data.name, model.transform, (model.image_shape or ())[:-1])
-    train, test = sources.stored(data.name, data.transform.dim, fit=sources.Fit(data.fit))
-    n = len(train.images) + (0 if train is test else len(test.images))
-    return np.asarray(check_poses(poses, n, model.transform))[rows]
+    model = experiment.model
+    poses = known.read(experiment.train.poses, experiment.data.name, model.transform, (model.image_shape or ())[:-1])
+    return np.asarray(check_poses(poses, splits.total, model.transform))[splits.rows]
 
 
 def _steps(

@@ -36,7 +36,7 @@ except ImportError:  # Windows
     fcntl = None
 
 # May change between two starts of the same run: they decide nothing about its weights.
-FREE = ("evaluation.", "search.", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.keep_best")
+FREE = ("evaluation.", "search.", "data.masks", "train.log_every", "train.checkpoint_every", "train.keep_")
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # file systems without them
 
 

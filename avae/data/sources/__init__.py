@@ -39,7 +39,7 @@ SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.SUFFIXES), *containers
 class Raw(NamedTuple):
     """Upright examples [N, *space, C], labels [N] int32, and the name of each label: none where there are no labels.
 
-    `rows` [n_train] says where the training examples are among all of the source, those for training first.
+    `rows` [n_train] says where the training examples are among all `total` of the source, those for training first.
     """
 
     train_images: Rows
@@ -48,6 +48,7 @@ class Raw(NamedTuple):
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     rows: np.ndarray | None = None
+    total: int = 0
 
 
 def read(
@@ -96,7 +97,8 @@ def read(
     parts = Rows(train, rows[0]), Rows(test, rows[1])
     for part in parts:
         part.check_finite()
-    return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names, rows[0])
+    total = len(train.images) + (0 if train is test else len(test.images))
+    return Raw(parts[0], labels[0][rows[0]], parts[1], labels[1][rows[1]], class_names, rows[0], total)
 
 
 def fingerprint(name: str, *, dim: int) -> str:
